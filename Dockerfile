@@ -8,6 +8,8 @@ RUN python3 -m venv /opt/docker-registry \
         "/usr/src/docker-registry[azure,bugsnag,gcs,glance,ldap,mirror,mysql,otel,postgresql,redis,s3,sentry,swift]" \
     && find /opt/docker-registry -name __pycache__ -prune -exec rm -rf {} + \
     && rm -rf /opt/docker-registry/lib/python3*/site-packages/pip /opt/docker-registry/lib/python3*/site-packages/pip-*
+# Compile what each start imports; in a container nothing can be written there.
+RUN cd /tmp && SETTINGS_FLAVOR=memory /opt/docker-registry/bin/docker-registry check
 
 FROM ${BASE}
 LABEL org.opencontainers.image.title="docker-registry" \
@@ -20,7 +22,7 @@ LABEL org.opencontainers.image.title="docker-registry" \
 
 COPY --from=build /opt/docker-registry /opt/docker-registry
 COPY contrib/image/entrypoint /usr/local/bin/docker-registry-entrypoint
-COPY contrib/image/distribution.yml /usr/share/docker-registry/
+COPY contrib/image/healthcheck.py /usr/share/docker-registry/
 RUN groupadd --system --gid 999 registry \
     && useradd --system --uid 999 --gid 999 --home-dir /var/lib/registry --create-home registry \
     && chmod 755 /usr/local/bin/docker-registry-entrypoint \

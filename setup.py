@@ -28,7 +28,10 @@ setup(
     packages=[*find_packages(include=["docker_registry", "docker_registry.*"]), "docker_registry.sample"],
     # The sample configuration lies where operators look for it, and travels inside the package.
     package_dir={"docker_registry.sample": "config"},
-    package_data={"docker_registry": ["py.typed"], "docker_registry.sample": ["config_sample.yml", "gunicorn.py"]},
+    package_data={
+        "docker_registry": ["py.typed"],
+        "docker_registry.sample": ["config_sample.yml", "distribution.yml", "gunicorn.py"],
+    },
     install_requires=REQUIREMENTS,
     extras_require={
         # The cache in front of the store, and the queue of diffs; waits cooperatively under gevent. hiredis packs

@@ -12,6 +12,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Final
 from urllib.parse import urlsplit
 
@@ -19,6 +20,7 @@ import yaml
 
 from docker_registry.config.distribution_keys import DRIVERS, FALSE, KEYS, NOT_NEEDED, NOT_SUPPORTED, REFUSED, SAME, Key
 from docker_registry.config.distribution_values import address, duration, is_true, seconds, text
+from docker_registry.config.plain_variables import settings_of_plain_variables
 from docker_registry.errors import ConfigError
 
 #: Name of the flavor into which a file is translated.
@@ -83,7 +85,13 @@ def is_distribution(tree: Mapping[str, Any]) -> bool:
     return isinstance(tree.get("version"), str)
 
 
-def translate(tree: Mapping[str, Any], environ: Mapping[str, str], own: Mapping[str, str], path: Path) -> Translation:
+def translate(
+    tree: Mapping[str, Any],
+    environ: Mapping[str, str],
+    own: Mapping[str, str],
+    path: Path,
+    plain: Mapping[str, str] = MappingProxyType({}),
+) -> Translation:
     """
     Translate a file, with its defaults, and the variables that override its keys.
 
@@ -92,6 +100,7 @@ def translate(tree: Mapping[str, Any], environ: Mapping[str, str], own: Mapping[
         environ: ``REGISTRY_`` followed by the path of a key overrides that key.
         own: variables of this registry, with the settings that they set; they keep their meaning.
         path: of the file, for messages.
+        plain: the same for variables without ``REGISTRY_``, where these apply.
 
     Raises:
         ConfigError: a key cannot be honoured and is dangerous to ignore, or has an invalid value.
@@ -100,7 +109,7 @@ def translate(tree: Mapping[str, Any], environ: Mapping[str, str], own: Mapping[
         raise ConfigError(f"{path}: version {tree['version']} is unknown; distribution's configuration has 0.1")
     made = Translation()
     content: dict[str, Any] = dict(tree)
-    unknown = _override(content, environ, own)
+    overridden, unknown = _override(content, environ, own)
     try:
         _translate(dict(_flatten(content)), made)
     except ValueError as error:
@@ -109,6 +118,8 @@ def translate(tree: Mapping[str, Any], environ: Mapping[str, str], own: Mapping[
     for name in sorted(set(own) & set(environ)):
         if name.startswith(_PREFIX) and environ[name]:
             made.set(own[name], environ[name])
+    for setting, value in settings_of_plain_variables(environ, plain, overridden):
+        made.set(setting, value)
     return made
 
 
@@ -125,8 +136,10 @@ def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, A
             yield dotted, value
 
 
-def _override(tree: dict[str, Any], environ: Mapping[str, str], own: Mapping[str, str]) -> list[str]:
-    """Apply variables to a tree; return the names of those that match no key."""
+def _override(
+    tree: dict[str, Any], environ: Mapping[str, str], own: Mapping[str, str]
+) -> tuple[dict[str, str], list[str]]:
+    """Apply variables to a tree; return the keys that they set, and the names of those that match no key."""
     names = {
         ".".join(parts[:count]) for key in KEYS for parts in [key.split(".")] for count in range(1, len(parts) + 1)
     }
@@ -134,6 +147,7 @@ def _override(tree: dict[str, Any], environ: Mapping[str, str], own: Mapping[str
     strict = [
         _variable(name) + "_" for name in (*_STRICT, *(key.name for key in KEYS.values() if key.verdict == REFUSED))
     ]
+    overridden: dict[str, str] = {}
     unknown = []
     for variable in sorted(environ):
         if not variable.startswith(_PREFIX) or _KUBERNETES.match(variable) or variable in _SERVER:
@@ -148,15 +162,17 @@ def _override(tree: dict[str, Any], environ: Mapping[str, str], own: Mapping[str
                 raise ConfigError(f"{variable} names no key that this registry knows, and is dangerous to ignore")
             unknown.append(variable)
             continue
-        _put(tree, paths[name].split("."), index, _parse(variable, environ[variable]))
-    return unknown
+        overridden[_put(tree, paths[name].split("."), index, _parse(variable, environ[variable]))] = variable
+    return overridden, unknown
 
 
 def _variable(name: str) -> str:
     return name.upper().replace(".", "_")
 
 
-def _put(tree: dict[str, Any], path: list[str], index: int | None, value: Any) -> None:
+def _put(tree: dict[str, Any], path: list[str], index: int | None, value: Any) -> str:
+    """Set a key, or an item of its list; return the dotted name of what was set."""
+    dotted = ".".join(path)
     for name in path[:-1]:
         if not isinstance(tree.get(name), dict):
             tree[name] = {}
@@ -168,8 +184,10 @@ def _put(tree: dict[str, Any], path: list[str], index: int | None, value: Any) -
         items[index : index + 1] = [value]
         value = items
     elif isinstance(value, str) and path in (["storage"], ["auth"]):
+        dotted = f"{dotted}.{value}"
         value = {value: {}}  # REGISTRY_AUTH=htpasswd names the section
     tree[path[-1]] = value
+    return dotted
 
 
 def _parse(variable: str, text: str) -> Any:

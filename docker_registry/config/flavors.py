@@ -32,6 +32,8 @@ from docker_registry.errors import ConfigError
 logger = logging.getLogger(__name__)
 
 SAMPLE: Final = "config_sample.yml"
+#: The file of the image registry:2, where variables alone configure the registry.
+DISTRIBUTION_SAMPLE: Final = "distribution.yml"
 COMMON: Final = "common"
 DEFAULT_FLAVOR: Final = "dev"
 
@@ -107,10 +109,16 @@ def translate(tree: Mapping[str, Any], environ: Mapping[str, str], path: Path) -
     """
     Translate a file of the CNCF distribution registry; see :func:`docker_registry.config.distribution.translate`.
 
-    The variables that the sample names keep their meaning.
+    Variables of the sample that begin with ``REGISTRY_`` keep their meaning; the others apply beside the file of
+    registry:2 only.
     """
-    own = {name: setting for setting, name in _variables(read(folder() / SAMPLE).get(COMMON, {}))}
-    return distribution.translate(tree, environ, own, path)
+    sample = read(folder() / SAMPLE)
+    own = {name: setting for setting, name in _variables(sample.get(COMMON, {}))}
+    plain: dict[str, str] = {}
+    if path == folder() / DISTRIBUTION_SAMPLE:
+        known = {name: setting for setting, name in _variables(sample.get("local", {}))} | own
+        plain = {name: setting for name, setting in known.items() if not name.startswith("REGISTRY_")}
+    return distribution.translate(tree, environ, own, path, plain)
 
 
 def server_variables(environ: Mapping[str, str]) -> dict[str, str]:

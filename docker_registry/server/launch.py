@@ -13,7 +13,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from docker_registry.errors import ConfigError
 from docker_registry.server import inherited_sockets, open_files
@@ -140,25 +140,35 @@ def check_options(environ: Mapping[str, str], tls: TlsSettings) -> None:
         ConfigError: gunicorn rejects its configuration file or an option in ``GUNICORN_OPTS``; or the files of *tls*
             cannot be used.
     """
-    from gunicorn.app.wsgiapp import WSGIApplication
-
     from docker_registry.server.tls import make_context
 
-    arguments, messages = sys.argv, io.StringIO()
-    sys.argv = _arguments(environ)
-    try:
-        with contextlib.redirect_stderr(messages):
-            options = WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry").cfg
-    except SystemExit:
-        problem = messages.getvalue().strip().rpartition("\n")[2].rpartition("rror: ")[2]
-        raise ConfigError(f"GUNICORN_OPTS: {problem}.") from None
-    finally:
-        sys.argv = arguments
+    options = read_options(environ)
     if tls.certificate is None:
         return
     if options.is_ssl:
         raise ConfigError("Set either tls.certificate or --certfile in GUNICORN_OPTS, not both.")
     make_context(tls)
+
+
+def read_options(environ: Mapping[str, str]) -> Any:
+    """
+    Return the settings of gunicorn: those of its configuration file and of ``GUNICORN_OPTS``.
+
+    Raises:
+        ConfigError: gunicorn rejects one.
+    """
+    from gunicorn.app.wsgiapp import WSGIApplication
+
+    arguments, messages = sys.argv, io.StringIO()
+    sys.argv = _arguments(environ)
+    try:
+        with contextlib.redirect_stderr(messages):
+            return WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry").cfg
+    except SystemExit:
+        problem = messages.getvalue().strip().rpartition("\n")[2].rpartition("rror: ")[2]
+        raise ConfigError(f"GUNICORN_OPTS: {problem}.") from None
+    finally:
+        sys.argv = arguments
 
 
 def check_address(environ: Mapping[str, str], *, may_be_in_use: bool = False) -> None:

@@ -322,6 +322,59 @@ class TestAVariable:
         assert "distribution" != read_flavor({"REGISTRY_STORAGE_DELETE_ENABLED": "false"}).name
 
 
+class TestAVariableWithoutThePrefix:
+    """Beside variables of registry:2, where no file is given: the image then chooses distribution.yml."""
+
+    def test_applies_too(self, caplog):
+        config = load_config({
+            "DOCKER_REGISTRY_CONFIG": "distribution.yml", "REGISTRY_HTTP_SECRET": "x", "REGISTRY_AUTH": "htpasswd",
+            "REGISTRY_AUTH_HTPASSWD_PATH": "/users", "REGISTRY_STORAGE_DELETE_ENABLED": "true",
+            "LOGLEVEL": "debug", "SMTP_HOST": "mail.example", "STORAGE_PATH": "/images", "STORAGE_PAGE_CACHE": "none",
+            "CACHE_LRU_REDIS_HOST": "cache.example", "CORS_ORIGINS": "https://ui.example", "STORAGE_REDIRECT": "",
+            "SMTP_PORT": "tcp://10.0.0.1:25",
+        })  # fmt: skip
+        assert ("debug", "mail.example", 25) == (
+            config.loglevel, config.email_exceptions.smtp_host, config.email_exceptions.smtp_port,
+        )  # fmt: skip
+        assert ("/images", True, "/users") == (
+            config.driver_options["storage_path"], config.delete_tags, str(config.auth.htpasswd),
+        )  # fmt: skip
+        assert ("cache.example", ("https://ui.example",)) == (config.cache_lru.host, config.cors.origins)
+        assert [] == caplog.messages
+
+    def test_is_known_to_the_registry(self):
+        sample = (Path(__file__).parents[2] / "config/config_sample.yml").read_text()
+        common, local = sample.partition("\nlocal:")[0], re.search(r"\nlocal:.*?\n\n", sample, re.DOTALL)[0]
+        names = set(re.findall(r": _env:(\w+)", common + local))
+        plain = {name for name in names if not name.startswith("REGISTRY_")}
+        given = {"DOCKER_REGISTRY_CONFIG": "distribution.yml", **dict.fromkeys(plain, "1")}
+        tree = read_flavor({**given, "REGISTRY_LOG_FORMATTER": "json"}).tree
+        values = [value for part in tree.values() for value in (part.values() if isinstance(part, dict) else [part])]
+        assert len(plain) == values.count("1")
+
+    @pytest.mark.parametrize(
+        ("plain", "theirs"),
+        [
+            ("LOGLEVEL", {"REGISTRY_LOG_LEVEL": "info"}),
+            ("LOGLEVEL", {"REGISTRY_LOG": "{level: info}"}),
+            ("STORAGE_PATH", {"REGISTRY_STORAGE_FILESYSTEM_ROOTDIRECTORY": "/a"}),
+            ("STORAGE_PATH", {"REGISTRY_STORAGE": "s3"}),
+            ("STORAGE_REDIRECT", {"REGISTRY_STORAGE_REDIRECT_DISABLE": "true"}),
+            ("CACHE_LRU_REDIS_HOST", {"REGISTRY_REDIS_ADDR": "a:1"}),
+            ("CORS_ORIGINS", {"REGISTRY_HTTP_HEADERS": "{Access-Control-Allow-Origin: [a]}"}),
+            ("MIRROR_SOURCE", {"REGISTRY_PROXY_REMOTEURL": "https://registry-1.docker.io"}),
+        ],
+    )
+    def test_that_sets_the_same_prevents_the_start(self, plain, theirs):
+        (other,) = theirs
+        with pytest.raises(ConfigError, match=f"{plain} and {other} set the same"):
+            load_config({"DOCKER_REGISTRY_CONFIG": "distribution.yml", plain: "x", **theirs})
+
+    def test_has_no_effect_beside_a_file(self, load):
+        config = load(MINIMAL, LOGLEVEL="debug", STORAGE_PATH="/x")
+        assert ("info", "/srv/registry") == (config.loglevel, config.driver_options["storage_path"])
+
+
 class TestTheReference:
     def test_is_documented(self):
         page = (Path(__file__).parents[2] / "docs/distribution.md").read_text()

@@ -15,7 +15,7 @@ from tests.support.clients import programs
 from tests.support.processes import find, free_port, listens, running
 from tests.support.servers.template import ROOT
 
-SAMPLES = ("docker_registry/sample/config_sample.yml", "docker_registry/sample/gunicorn.py")
+SAMPLES = tuple(f"docker_registry/sample/{name}" for name in ("config_sample.yml", "distribution.yml", "gunicorn.py"))
 
 
 @pytest.fixture(scope="module")

@@ -5,7 +5,8 @@ from __future__ import annotations
 import http.client
 import json
 import threading
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 import pytest
@@ -31,11 +32,11 @@ def registry(tmp_path_factory):
         server.kill()  # rather than wait for the bodies that proxies have not ended
 
 
-def faults(url, ca=None, expected="", path=""):
+def faults(url, ca=None, expected="", path="", silence=0):
     target = Target(url, ca, USER, PASSWORD, path=path)
     early = 60 if expected == "body-limit" else 0.2
     patience = 10 if expected == "request-buffering" else 60
-    silence = 600 if expected == "silence" else 0
+    silence = 600 if expected == "silence" else silence
     found = Examination(target, "doctor/probe", silence, early_seconds=early, patience_seconds=patience).run()
     return [finding.probe for finding in found if finding.is_fault]
 
@@ -294,6 +295,18 @@ class TestAHealthyProxy:
         (tmp_path / "other").mkdir()
         with running_proxy(PROXIES[0], tmp_path / "other", registry.port, authority, silent) as url:
             assert "location" in faults(url, authority.file, path="/below")
+
+    @pytest.mark.slow
+    def test_waits_for_silent_clients(self, registry, authority, tmp_path):
+        """Longer than the 60 s after which many servers end a connection by default."""
+        with ExitStack() as opened, ThreadPoolExecutor() as threads:
+            urls = []
+            for proxy in PROXIES:
+                (tmp_path / proxy.name).mkdir()
+                running = running_proxy(proxy, tmp_path / proxy.name, registry.port, authority)
+                urls.append(opened.enter_context(running))
+            examined = threads.map(lambda url: faults(url, authority.file, silence=120), urls)
+            assert {str(proxy): [] for proxy in PROXIES} == dict(zip(map(str, PROXIES), examined, strict=True))
 
     def test_is_reported_by_the_command(self, registry, capsys):
         assert 0 == main(["doctor", registry.url, "--json", "--silence", "0"])

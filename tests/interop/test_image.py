@@ -6,26 +6,28 @@ import contextlib
 import json
 import os
 import re
+import signal
+import socket
 import subprocess
 import sys
+import threading
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import bcrypt
 import pytest
 import requests
-import yaml
 
 from docker_registry import __version__
 from docker_registry.config.distribution_keys import KEYS
 from tests.support.clients.programs import require
 from tests.support.clients.v2 import Client
 from tests.support.images import make_image, pull, push
-from tests.support.processes import free_port, listens, running
+from tests.support.processes import children, free_port, listens, running
 from tests.support.servers.registry import Server
 from tests.support.servers.seaweedfs import ACCESS_KEY, BUCKET, SECRET_KEY, run_seaweedfs
 from tests.support.servers.template import ROOT
-from tests.support.servers.upstream import Upstream
 
 ISOLATION = ("--isolation=chroot", "--network=host")
 ENTRY_POINT = ("--", "docker-registry-entrypoint")
@@ -33,6 +35,22 @@ MAX_BYTES = 120 * 10**6
 
 #: Installing all extras takes a minute on an idle machine.
 BUILD_SECONDS = 1800
+
+#: Runs a command as the first process of a container whose root is read-only, but for its volume and /tmp.
+READ_ONLY = """
+root=$1 volume=$2; shift 2
+mount --bind "$root" "$root"
+mount --bind "$volume" "$root/var/lib/registry"
+mount -t tmpfs -o mode=1777 tmpfs "$root/tmp"
+mount -t proc proc "$root/proc"
+mount --rbind /dev "$root/dev"
+mount -t tmpfs -o mode=1777 tmpfs "$root/dev/shm"
+mount -o remount,bind,ro "$root"
+for folder in / /etc /opt/docker-registry /usr/share/docker-registry /var/lib; do
+    ! touch "$root$folder/written" 2> /dev/null || exit 9
+done
+exec chroot --userspec=999:999 "$root" "$@"
+"""
 
 IMAGE = make_image("contained")
 USERS = f"alice:{bcrypt.hashpw(b'wonderland', bcrypt.gensalt(4)).decode()}\n"
@@ -156,6 +174,40 @@ class TestTheImage:
         command = ["find", ".", "-newer", str(marker), "-type", "f", *kept_out]
         assert "" == subprocess.run(command, cwd=root, capture_output=True, text=True, check=True).stdout
 
+    def test_serves_with_a_read_only_root_at_another_address(self, buildah, image, container, tmp_path):
+        root, volume, port = Path(buildah("mount", container).strip()), tmp_path / "volume", free_port()
+        volume.mkdir()
+        os.chown(volume, 999, 999)
+        (volume / "config.yml").write_text(
+            "version: 0.1\nstorage: {filesystem: {rootdirectory: /var/lib/registry}}\n"
+            f"http: {{addr: '127.0.0.2:{port}'}}\n"
+        )
+        environment = json.loads(buildah("inspect", "--type=image", image))["Docker"]["config"]["Env"]
+        path = "PATH=/usr/local/sbin:/usr/local/bin:/usr/sbin:/usr/bin:/sbin:/bin"
+        within = ["env", "--ignore-environment", "--chdir=/var/lib/registry", path, *environment, *ENTRY_POINT[1:]]
+        command = [
+            "unshare", "--mount", "--pid", "--fork", "--kill-child=TERM", "--propagation=private",
+            "sh", "-euc", READ_ONLY, "sh", str(root), str(volume),
+            *within, "serve", "/var/lib/registry/config.yml",
+        ]  # fmt: skip
+
+        def is_ready():
+            with socket.socket() as probe:
+                return probe.connect_ex(("127.0.0.2", port)) == 0
+
+        with running(command, tmp_path / "log", is_ready) as process:
+            push_and_pull(f"http://127.0.0.2:{port}")
+            (first,) = children(process.pid)
+            # As by `docker exec`: the server's command line leads to the address.
+            inside = ["nsenter", f"--target={first}", "--mount", "--pid", "--root", "--setgid=999", "--setuid=999"]
+            subprocess.run([*inside, *within, "healthcheck"], check=True, timeout=60)
+            os.kill(first, signal.SIGSTOP)  # the workers continue
+            for worker in children(first):
+                os.kill(worker, signal.SIGSTOP)
+            assert 0 != subprocess.run([*inside, *within, "healthcheck"], capture_output=True, timeout=60).returncode
+            for stopped in (*children(first), first):
+                os.kill(stopped, signal.SIGCONT)
+
     @pytest.mark.parametrize("owner", [1234, 0])
     def test_run_by_root_serves_as_the_owner_of_the_volume(self, run, owner, tmp_path):
         with run("--user=0:0", owner=owner) as url:
@@ -205,7 +257,7 @@ class TestTheFilesOfTheImage:
         assert f'org.opencontainers.image.version="{__version__}"' in (ROOT / "Dockerfile").read_text()
 
     def test_choose_the_file_that_variables_override(self, tmp_path):
-        chosen = "/usr/share/docker-registry/distribution.yml"
+        chosen = "distribution.yml"
         script = (ROOT / "contrib/image/entrypoint").read_text()
         entry_point = tmp_path / "entrypoint"
         entry_point.write_text(script.replace("/etc/", f"{tmp_path}/"))  # a machine may have such files
@@ -216,7 +268,7 @@ class TestTheFilesOfTheImage:
             return subprocess.run(command, env=environment, capture_output=True, text=True)
 
         sample = (ROOT / "config/config_sample.yml").read_text()
-        ours = {*re.findall(r"_env:(REGISTRY_\w+)", sample), "REGISTRY_HOST", "REGISTRY_PORT"}
+        ours = {*re.findall(r"_env:(\w+)", sample), "REGISTRY_HOST", "REGISTRY_PORT"}
         of_services = {
             f"REGISTRY_HTTP_{name}" for name in ("PORT", "PORT_5000_TCP", "SERVICE_HOST", "SERVICE_PORT_WEB")
         }
@@ -225,23 +277,52 @@ class TestTheFilesOfTheImage:
         # One of each section: each takes five processes.
         for name in {name.split("_")[1 : 4 if "_AUTH_" in name else 2][-1]: name for name in sorted(theirs)}.values():
             assert (name, chosen) == (name, run(**{name: "x"}).stdout.strip())
-        assert 2 == run(REGISTRY_AUTH="htpasswd", SETTINGS_FLAVOR="s3").returncode
-        # Variables that would have no effect beside them.
-        flavors = yaml.safe_load(sample)
-        plain = {*re.findall(r"_env:(\w+)", f"{flavors['common']}{flavors['local']}")} - ours
-        refused = run(REGISTRY_HTTP_SECRET="x", **dict.fromkeys(plain, "x"))
+        refused = run(REGISTRY_AUTH="htpasswd", SETTINGS_FLAVOR="s3")
         assert (2, "") == (refused.returncode, refused.stdout)
-        assert {"REGISTRY_HTTP_SECRET", *plain} == set(re.findall("[A-Z0-9_]{7,}", refused.stderr))
-        assert 2 == run(REGISTRY_HTTP_SECRET="x", STORAGE_PATH="/data").returncode
-        assert chosen == run(REGISTRY_HTTP_SECRET="x", STORAGE_PATH="", SMTP_PORT="tcp://10.0.0.1:25").stdout.strip()
+        assert "SETTINGS_FLAVOR=s3 has no effect beside variables of registry:2 (REGISTRY_AUTH)" in refused.stderr
         assert "mine.yml" == run(REGISTRY_AUTH="x", DOCKER_REGISTRY_CONFIG="mine.yml").stdout.strip()
 
-    def test_check_the_health_at_the_port_that_a_file_names(self, tmp_path):
-        program = re.search(r"<<'PYTHON'\n(.*?)\nPYTHON", (ROOT / "contrib/image/entrypoint").read_text(), re.DOTALL)[1]
-        with Upstream() as server:
+    @pytest.mark.parametrize("file", ["docker/registry/config.yml", "distribution/config.yml"])
+    def test_stand_in_for_the_file_of_the_image_registry_2(self, file, tmp_path):
+        entry_point, mounted = tmp_path / "entrypoint", tmp_path / file
+        script = (ROOT / "contrib/image/entrypoint").read_text()
+        entry_point.write_text(script.replace("/etc/", f"{tmp_path}/"))
+        (tmp_path / "registry").write_text('#!/bin/sh\necho "${DOCKER_REGISTRY_CONFIG:-none} $*"\n')
+        (tmp_path / "registry").chmod(0o755)
+
+        def started(*command):
+            environment = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "GUNICORN_USER": "x"}
+            return subprocess.run(["sh", entry_point, *command], env=environment, capture_output=True, text=True).stdout
+
+        assert {"distribution.yml serve\n"} == {started(str(mounted)), started("registry", "serve", str(mounted))}
+        mounted.parent.mkdir(parents=True)
+        mounted.touch()
+        assert f"{mounted} serve {mounted}\n" == started("serve", str(mounted))
+
+    def test_check_the_health_where_the_configuration_has_the_server(self, tmp_path):
+        def status(**variables):
+            check = [sys.executable, ROOT / "contrib/image/healthcheck.py"]
+            return subprocess.run(check, env={**os.environ, **variables}, capture_output=True, timeout=60).returncode
+
+        class Alive(BaseHTTPRequestHandler):
+            def do_GET(self):
+                self.send_response(200 if self.path == "/livez" else 500)
+                self.end_headers()
+
+            def log_message(self, *_):
+                pass
+
+        with ThreadingHTTPServer(("127.0.0.2", 0), Alive) as server:
+            threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True).start()
+            address = f"127.0.0.2:{server.server_port}"
             config = tmp_path / "config.yml"
-            config.write_text(f"version: 0.1\nstorage: {{inmemory: {{}}}}\nhttp: {{addr: ':{server.port}'}}\n")
-            environment = {**os.environ, "DOCKER_REGISTRY_CONFIG": str(config)}
-            for given in ({}, {"REGISTRY_PORT": "tcp://10.0.0.1:80"}, {"REGISTRY_PORT": str(server.port)}):
-                subprocess.run([sys.executable, "-c", program], env=environment | given, check=True)
-        assert 1 == subprocess.run([sys.executable, "-c", program], env=environment, capture_output=True).returncode
+            config.write_text(f"version: 0.1\nstorage: {{inmemory: {{}}}}\nhttp: {{addr: '{address}'}}\n")
+            host, port = {"REGISTRY_HOST": "127.0.0.2"}, {"REGISTRY_PORT": str(server.server_port)}
+            for given in (
+                {**host, **port},
+                {"DOCKER_REGISTRY_CONFIG": str(config), "REGISTRY_PORT": "tcp://10.0.0.1:80"},
+                {"GUNICORN_OPTS": f"--workers 1 --bind {address}"},
+            ):
+                assert (given, 0) == (given, status(**given))
+            assert 1 == status(REGISTRY_HOST="127.0.0.3", **port)
+            server.shutdown()
