@@ -23,53 +23,20 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar, Final
+from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
 
 from docker_registry.concurrency import RunBlocking, run_in_thread
 from docker_registry.drivers.capabilities import Capabilities as Capabilities
 from docker_registry.drivers.capabilities import adapt_old_names, old_flag, with_old_flags
 from docker_registry.drivers.paths import check_path as check_path
+from docker_registry.drivers.values import ABSENT as ABSENT
+from docker_registry.drivers.values import NO_FOLDER as NO_FOLDER
+from docker_registry.drivers.values import Stat as Stat
+from docker_registry.drivers.values import Versioned as Versioned
 from docker_registry.errors import PathNotFound, PreconditionFailed
 from docker_registry.settings import Setting
 
 Bytes = bytes | bytearray | memoryview
-
-#: Value of ``if_match`` that requires that the path does not exist yet.
-ABSENT: Final = ""
-
-#: The version of a folder that does not exist.
-NO_FOLDER: Final = ""
-
-
-@dataclass(frozen=True, slots=True)
-class Stat:
-    """
-    The metadata of a stored file.
-
-    Attributes:
-        path: the path of the file.
-        size: bytes.
-        modified: time at which the file was published or last touched, in seconds since the Unix epoch.
-    """
-
-    path: str
-    size: int
-    modified: float
-
-
-@dataclass(frozen=True, slots=True)
-class Versioned:
-    """
-    A file's content and the identifier of exactly this version of it.
-
-    Attributes:
-        content: the bytes.
-        version: an opaque text, never empty; valid for ``put_content(if_match=…)`` of the same path.
-    """
-
-    content: bytes
-    version: str
 
 
 class StorageDriver(ABC):
@@ -110,6 +77,8 @@ class StorageDriver(ABC):
     if not TYPE_CHECKING:  # no typed code should read old flags
         __getattr__ = old_flag
 
+    # ---------------------------------------------------------------------------------------------------------- reading
+
     @abstractmethod
     def get_content(self, path: str) -> bytes:
         """Return all bytes of a small file."""
@@ -143,19 +112,6 @@ class StorageDriver(ABC):
             return None
 
     @abstractmethod
-    def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
-        """
-        Publish a small file, replacing any existing one.
-
-        Args:
-            if_match: replace only this version (from :meth:`get_versioned`), or only create the file (:data:`ABSENT`);
-                needs :attr:`Capabilities.if_match`.
-
-        Raises:
-            PreconditionFailed: the path has another version; nothing was changed.
-        """
-
-    @abstractmethod
     def stream_read(self, path: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """
         Read a file in blocks, none of them empty.
@@ -170,53 +126,24 @@ class StorageDriver(ABC):
                 error.
         """
 
-    @abstractmethod
-    def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
+    def open_file(self, path: str) -> BinaryIO | None:
         """
-        Publish a file of any size, replacing any existing one, once *blocks* is exhausted.
-
-        Each block is consumed before the next one is requested, so a source may reuse its buffers. When the source
-        raises, nothing is published and its exception propagates to the caller.
-
-        Returns:
-            The file's size in bytes.
-        """
-
-    @abstractmethod
-    def list_directory(self, path: str = "") -> Iterator[str]:
-        """
-        Yield the paths of the files and folders directly in a folder, in any order.
+        Open a file for sendfile(2), unbuffered; None, the default, if the driver's files are not local.
 
         Raises:
-            PathNotFound: the folder contains no file, or the path is a file. The root always exists; it may be empty.
-        """
-
-    def folder_version(self, path: str) -> str | None:
-        """
-        Return an opaque version that changes whenever any process adds or removes an entry of a folder.
-
-        If two calls return the same text, :meth:`list_directory` would have yielded the same entries at any time
-        between them. :data:`NO_FOLDER` means that the folder does not exist at this moment. None, the default, means
-        that the backend cannot determine a version, or cannot yet.
+            PathNotFound: the files are local, but the path does not exist.
         """
         return None
 
-    @abstractmethod
-    def walk(self, path: str = "") -> Iterator[Stat]:
-        """Yield every file at any depth below a folder, in any order; nothing when there is none."""
+    def content_redirect_url(self, path: str) -> str | None:
+        """Return a signed URL from which a client can download the file; None where the backend has none."""
+        return None
+
+    # --------------------------------------------------------------------------------------------------------- metadata
 
     @abstractmethod
     def exists(self, path: str) -> bool:
         """Return whether the path is a file or a folder."""
-
-    def find_sizes(self, paths: Sequence[str]) -> list[int | None]:
-        """
-        Return the sizes of several files, each as :meth:`find_size` does.
-
-        By default the sizes are determined one after the other. A driver that needs a request for each overrides this
-        and sends several requests concurrently.
-        """
-        return [self.find_size(path) for path in paths]
 
     def has_file(self, path: str) -> bool:
         """
@@ -242,6 +169,87 @@ class StorageDriver(ABC):
         except PathNotFound:
             return None
 
+    def find_sizes(self, paths: Sequence[str]) -> list[int | None]:
+        """
+        Return the sizes of several files, each as :meth:`find_size` does.
+
+        By default the sizes are determined one after the other. A driver that needs a request for each overrides this
+        and sends several requests concurrently.
+        """
+        return [self.find_size(path) for path in paths]
+
+    def is_shared(self, path: str) -> bool:
+        """
+        Return whether :meth:`link` gave a file other paths that share its bytes; False if the path does not exist.
+
+        The default is False. A driver without :meth:`link` need not override this.
+        """
+        return False
+
+    # ---------------------------------------------------------------------------------------------------------- listing
+
+    @abstractmethod
+    def list_directory(self, path: str = "") -> Iterator[str]:
+        """
+        Yield the paths of the files and folders directly in a folder, in any order.
+
+        Raises:
+            PathNotFound: the folder contains no file, or the path is a file. The root always exists; it may be empty.
+        """
+
+    def folder_version(self, path: str) -> str | None:
+        """
+        Return an opaque version that changes whenever any process adds or removes an entry of a folder.
+
+        If two calls return the same text, :meth:`list_directory` would have yielded the same entries at any time
+        between them. :data:`NO_FOLDER` means that the folder does not exist at this moment. None, the default, means
+        that the backend cannot determine a version, or cannot yet.
+        """
+        return None
+
+    @abstractmethod
+    def walk(self, path: str = "") -> Iterator[Stat]:
+        """Yield every file at any depth below a folder, in any order; nothing when there is none."""
+
+    # ---------------------------------------------------------------------------------------------------------- writing
+
+    @abstractmethod
+    def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
+        """
+        Publish a small file, replacing any existing one.
+
+        Args:
+            if_match: replace only this version (from :meth:`get_versioned`), or only create the file (:data:`ABSENT`);
+                needs :attr:`Capabilities.if_match`.
+
+        Raises:
+            PreconditionFailed: the path has another version; nothing was changed.
+        """
+
+    def replace_content(self, path: str, content: Bytes, version: str) -> None:
+        """
+        Publish a small file if its path has the given version, or :data:`ABSENT`; needs :attr:`Capabilities.if_match`.
+
+        Unlike a conditional :meth:`put_content`, it may be deferred to the end of a :meth:`batch`. The versions are
+        then compared when the batch is published, so the error may be raised at the end of the block.
+
+        Raises:
+            PreconditionFailed: the path has another version. Other changes of the batch may or may not have been made.
+        """
+        self.put_content(path, content, if_match=version)
+
+    @abstractmethod
+    def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
+        """
+        Publish a file of any size, replacing any existing one, once *blocks* is exhausted.
+
+        Each block is consumed before the next one is requested, so a source may reuse its buffers. When the source
+        raises, nothing is published and its exception propagates to the caller.
+
+        Returns:
+            The file's size in bytes.
+        """
+
     @abstractmethod
     def move(self, source: str, target: str) -> None:
         """Rename a file, atomically for readers of *target*, replacing any existing file there."""
@@ -258,14 +266,6 @@ class StorageDriver(ABC):
         """
         return False
 
-    def is_shared(self, path: str) -> bool:
-        """
-        Return whether :meth:`link` gave a file other paths that share its bytes; False if the path does not exist.
-
-        The default is False. A driver without :meth:`link` need not override this.
-        """
-        return False
-
     def repair(self, path: str, blocks: Iterable[Bytes]) -> None:
         """
         Replace the bytes of a damaged file with the correct ones, under all its paths.
@@ -279,6 +279,8 @@ class StorageDriver(ABC):
     @abstractmethod
     def touch(self, path: str) -> None:
         """Set a file's modification time to now."""
+
+    # --------------------------------------------------------------------------------------------------------- removing
 
     @abstractmethod
     def remove(self, path: str) -> None:
@@ -332,18 +334,6 @@ class StorageDriver(ABC):
         except PathNotFound:
             raise PreconditionFailed(path=path) from None
 
-    def replace_content(self, path: str, content: Bytes, version: str) -> None:
-        """
-        Publish a small file if its path has the given version, or :data:`ABSENT`; needs :attr:`Capabilities.if_match`.
-
-        Unlike a conditional :meth:`put_content`, it may be deferred to the end of a :meth:`batch`. The versions are
-        then compared when the batch is published, so the error may be raised at the end of the block.
-
-        Raises:
-            PreconditionFailed: the path has another version. Other changes of the batch may or may not have been made.
-        """
-        self.put_content(path, content, if_match=version)
-
     def remove_leftovers(self, older_than_seconds: float) -> int:
         """
         Remove incomplete files left by processes that died; called periodically.
@@ -353,17 +343,7 @@ class StorageDriver(ABC):
         """
         return 0
 
-    @property
-    def scratch(self) -> StorageDriver:
-        """
-        A view of this store for short-lived files, such as those of an upload in progress.
-
-        A file written through it survives a crash of the process. After a crash of the host, a streamed file is
-        complete or missing; the content of a put may be older, truncated or missing; a removed file may exist again.
-        Paths written through this view must not be written through the driver itself, only read or moved away.
-        """
-        is_overridden = type(self).short_lived is not StorageDriver.short_lived
-        return self.short_lived if is_overridden else self
+    # ------------------------------------------------------------------------------------------------------- durability
 
     def batch(self) -> AbstractContextManager[None]:
         """
@@ -385,23 +365,24 @@ class StorageDriver(ABC):
         """
 
     @property
-    def short_lived(self) -> StorageDriver:
-        """The old name of :attr:`scratch`."""
-        return self.scratch
+    def scratch(self) -> StorageDriver:
+        """
+        A view of this store for short-lived files, such as those of an upload in progress.
+
+        A file written through it survives a crash of the process. After a crash of the host, a streamed file is
+        complete or missing; the content of a put may be older, truncated or missing; a removed file may exist again.
+        Paths written through this view must not be written through the driver itself, only read or moved away.
+        """
+        is_overridden = type(self).short_lived is not StorageDriver.short_lived
+        return self.short_lived if is_overridden else self
+
+    # -------------------------------------------------------------------------------------------------------- old names
 
     def together(self) -> AbstractContextManager[None]:
         """The old name of :meth:`batch`."""
         return self.batch()
 
-    def open_file(self, path: str) -> BinaryIO | None:
-        """
-        Open a file for sendfile(2), unbuffered; None, the default, if the driver's files are not local.
-
-        Raises:
-            PathNotFound: the files are local, but the path does not exist.
-        """
-        return None
-
-    def content_redirect_url(self, path: str) -> str | None:
-        """Return a signed URL from which a client can download the file; None where the backend has none."""
-        return None
+    @property
+    def short_lived(self) -> StorageDriver:
+        """The old name of :attr:`scratch`."""
+        return self.scratch

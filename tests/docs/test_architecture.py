@@ -791,9 +791,10 @@ REMOVERS = {
 
 #: What each driver may import of the others. A driver knows no other one; Glance uses Swift.
 DRIVERS = {
-    "base": {"capabilities", "paths"},
+    "base": {"capabilities", "paths", "values"},
     "capabilities": set(),
     "paths": set(),
+    "values": set(),
     "file": {"base", "file", "paths"},
     "memory": {"base", "paths"},
     "measured": {"base", "paths"},
