@@ -51,8 +51,8 @@ def search_database(config: Config) -> str:
         return config.sqlalchemy_index_database
     folder = storage_folder(config)
     if folder is not None:
+        from docker_registry.drivers.file.root import RESERVED
         from docker_registry.drivers.file.sync import Disk
-        from docker_registry.drivers.file.tree import RESERVED
 
         if Disk(str(folder)).syncs_whole:
             return f"sqlite:///{folder / RESERVED}/search.db"

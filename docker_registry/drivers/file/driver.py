@@ -1,22 +1,19 @@
 """
 The storage driver ``file``, over a folder of a local or shared file system.
 
-**Writing.** A file is written under a unique name in a staging folder, synced and renamed to its path; then the folder
-is synced. After a crash of the process or the host, at any moment, a path holds its old or its new content.
-:class:`~.transaction.Publisher` publishes files, :class:`~.mutations.Mutations` moves, links and removes them.
+**Writing.** A file is written under a unique name in a staging folder and renamed to its path, so that a path holds its
+old or its new content at any moment, also after a crash of the process or the host. What makes it durable depends:
 
-**Syncing** takes most of the time of a small change. Changes that belong together share one sync (:meth:`batch`,
-:mod:`~.transaction`), and scratch files are not synced (:attr:`scratch`). On the file systems of a single host a small
-content is first written to a journal, and the file itself is not synced (:class:`~.journal.journal.Journal`). When the
-store is opened and the file system may have lost changes, as after a crash of the host, the journal is replayed.
+* A small content goes through the journal: :mod:`~.small_writes` describes the steps.
+* Other changes are synced. :class:`~.transaction.Publisher` publishes files, :class:`~.mutations.Mutations` moves,
+  links and removes them, and their :class:`~.transaction.Transaction` waits for the disk, once for each batch.
+* Scratch files are not synced (:attr:`FileDriver.scratch`).
 
-A small write is committed by :meth:`FileDriver._commit`, in a native thread. ``Publisher.put`` (:mod:`~.transaction`)
-writes the file, locks its path, has the content journaled (``Journal.put`` in :mod:`~.journal.journal`,
-``JournalFile.append`` in :mod:`~.journal.file`), and renames the file.
+When the store is opened and the file system may have lost changes, as after a crash of the host, the journal is
+replayed (:mod:`~.journal.recovery`).
 
-**Locks.** A change of a path holds an flock on one of 64 files in ``.docker-registry/locks``.
-
-:class:`~.tree.Tree` maps paths to the file system and ensures that none leads out of the root.
+**Reading** is in :mod:`~.reading`. :class:`~.tree.Tree` finds paths in the file system, and :class:`~.root.Root`
+ensures that none leads out of the store. What the driver itself keeps is in :mod:`~.reserved_folder`.
 """
 
 from __future__ import annotations
@@ -24,25 +21,32 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, suppress
-from contextvars import ContextVar
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property, partial
 from typing import Any, ClassVar, Final, TypeVar
 
-from docker_registry.concurrency import close_now, run_in_thread, run_later
+from docker_registry.concurrency import close_now, run_in_thread
 from docker_registry.drivers.base import Bytes, Capabilities
 from docker_registry.drivers.file.direct_io import GrowingFile
-from docker_registry.drivers.file.journal.journal import Journal
 from docker_registry.drivers.file.journal.mount_session import superblock_id
+from docker_registry.drivers.file.journal.recovery import open_journal
 from docker_registry.drivers.file.journal.replay import Replay
+from docker_registry.drivers.file.leftovers import remove_leftovers, restrict_keys
 from docker_registry.drivers.file.linux import spread_subfolders
-from docker_registry.drivers.file.locks import PathLocks
 from docker_registry.drivers.file.mutations import Mutations
-from docker_registry.drivers.file.reading import FileReader
-from docker_registry.drivers.file.staging import Staging, discard, restrict_keys
+from docker_registry.drivers.file.reserved_folder import (
+    JOURNALS,
+    LOCKS,
+    SCRATCH,
+    STAGING,
+    PathLocks,
+    Staging,
+    discard,
+)
+from docker_registry.drivers.file.small_writes import Batch, SmallWriter
 from docker_registry.drivers.file.sync import Disk
-from docker_registry.drivers.file.transaction import Content, Publisher, Transaction
+from docker_registry.drivers.file.transaction import Content, Effects
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.drivers.paths import check_path
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
@@ -53,15 +57,8 @@ Result = TypeVar("Result")
 #: Up to this size a file is written without a thread, because the kernel only copies the bytes.
 _INLINE_BYTES: Final = 256 * 1024
 
-#: Folders below the driver's own one. The names must not change: processes of older versions may use the same store.
-_STAGING_FOLDER: Final = "aside"
-_SCRATCH_FOLDER: Final = "short-lived"
 
-#: Delay from a change to the checkpoint that syncs its final location and makes the journal entry obsolete.
-_CHECKPOINT_SECONDS: Final = 5.0
-
-
-class FileDriver(FileReader):
+class FileDriver(SmallWriter):
     """Stores files under paths in a folder."""
 
     settings: ClassVar[tuple[Setting, ...]] = (
@@ -86,94 +83,35 @@ class FileDriver(FileReader):
         Raises:
             StorageError: the folder cannot be created or written to, or is not a folder.
         """
-        super().__init__(Tree(storage_path), keeps_pulls=storage_page_cache != "none")
-        self._keeps_pushes = storage_page_cache == "all"
-        self._staging = Staging(f"{self._tree.reserved}/{_STAGING_FOLDER}")
-        self._scratch_staging = Staging(f"{self._tree.reserved}/{_SCRATCH_FOLDER}")
-        locks, journals = f"{self._tree.reserved}/locks", f"{self._tree.reserved}/journals"
-        self._make_folders(locks, f"{locks}/{_SCRATCH_FOLDER}", journals)
-        restrict_keys(self._tree.root)
+        tree = Tree(storage_path)
+        staging, scratch_staging = (Staging(f"{tree.reserved}/{name}") for name in (STAGING, SCRATCH))
+        locks, journals = f"{tree.reserved}/{LOCKS}", f"{tree.reserved}/{JOURNALS}"
+        _make_folders(tree, (staging, scratch_staging), (locks, f"{locks}/{SCRATCH}", journals))
+        restrict_keys(tree.root)
         if not os.path.isdir("/proc/self/fd"):
             raise StorageError("The driver `file` needs Linux with /proc mounted, to resolve symbolic links.")
-        self._disk = Disk(self._tree.root)
-        self._journal = Journal(journals, self._disk, superblock_id(journals)) if self._disk.syncs_whole else None
-        self._publisher, self._mutations = self._writers(PathLocks(locks), self._journal, durable=True)
-        self._is_checkpoint_planned = False
-        if self._journal is not None:
-            with self._tree.errors("", may_miss=False):
-                self._journal.recover(Replay(self._tree, self._staging, self._disk))
-
-    def _make_folders(self, *folders: str) -> None:
-        try:
-            for top in (self._tree.root, self._tree.reserved, self._staging.folder, self._scratch_staging.folder):
-                if not os.path.isdir(top):  # do not change the flags of a folder that someone else created
-                    os.makedirs(top, exist_ok=True)
-                    spread_subfolders(top)
-            self._staging.prepare()
-            self._scratch_staging.prepare()
-            for folder in (self._tree.root, *self._staging.subfolders, *self._scratch_staging.subfolders, *folders):
-                os.makedirs(folder, exist_ok=True)
-                if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-                    raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
-        except OSError as error:
-            raise StorageError(f"{error.filename or self._tree.root} cannot be used: {error.strerror}") from None
-
-    def _writers(self, locks: PathLocks, journal: Journal | None, *, durable: bool) -> tuple[Publisher, Mutations]:
-        """Return what changes files, for changes that must survive a crash of the host or need not."""
-        publisher = Publisher(self._tree, self._staging, locks, self._disk, journal, durable=durable)
-        return publisher, Mutations(self._tree, self._staging, locks, journal, publisher, durable=durable)
+        disk, journal = Disk(tree.root), None
+        if disk.syncs_whole:
+            with tree.errors("", may_miss=False):
+                journal = open_journal(journals, disk, superblock_id(journals), Replay(tree, staging, disk))
+        keeps_pulls = storage_page_cache != "none"
+        super().__init__(tree, staging, PathLocks(locks), disk, journal, durable=True, keeps_pulls=keeps_pulls)
+        self._mutations = Mutations(tree, staging, self._locks, journal, self._publisher, durable=True)
+        self._keeps_pushes = storage_page_cache == "all"
+        self._scratch_staging = scratch_staging
 
     @cached_property
     def scratch(self) -> FileDriver:
         """See :class:`StorageDriver`."""
         return _ScratchDriver(
             self._tree,
-            self._disk,
             self._scratch_staging,
+            self._disk,
             keeps_pushes=self._keeps_pushes,
             keeps_pulls=self._keeps_pulls,
         )
 
-    @contextmanager
-    def batch(self) -> Iterator[None]:
-        """See :class:`StorageDriver`."""
-        if self._batch() is not None:
-            yield
-            return
-        transaction = self._begin()
-        finish = transaction.end  # even after an error: earlier changes are visible, and others may depend on them
-        token = _current.set(transaction)
-        try:
-            yield
-            finish = transaction.publish_and_end
-        finally:
-            _current.reset(token)
-            with self._tree.errors("", may_miss=False):
-                if not transaction.is_empty:  # a block that only reads waits for no thread, and stays cacheable
-                    call = self.run_brief if transaction.is_brief else run_in_thread
-                    call(finish)
-                self._checkpoint_later()
-
-    # ----------------------------------------------------------------------------------------------- writing
-
-    def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
-        """See :class:`StorageDriver`."""
-        may_wait = if_match is None  # the caller learns at once whether the path had the expected version
-        self._put(Content(check_path(path), bytes(content), if_match), may_wait=may_wait)
-
-    def replace_content(self, path: str, content: Bytes, version: str) -> None:
-        """See :class:`StorageDriver`."""
-        self._put(Content(check_path(path), bytes(content), version), may_wait=True)
-
-    def _put(self, content: Content, *, may_wait: bool) -> None:
-        """Put a small content, at the end of the current batch if there is one and the content may wait for it."""
-        self._tree.locate(content.path)
-        batch = self._batch() if may_wait else None
-        with self._tree.errors(content.path, may_miss=False):
-            if batch is None:
-                self._commit(self._publisher.put, [content])
-            elif batch.add(content):
-                run_in_thread(batch.publish)
+    # ----------------------------------------------------------------------------------------- large files
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
@@ -190,7 +128,7 @@ class FileDriver(FileReader):
                         growing.append(block) if is_small else run_in_thread(growing.append, block)
                 with self._tree.errors(path, may_miss=False):
                     run_in_thread(os.fsync, fd)
-                    self._commit(self._publisher.publish, staged, path)
+                    self._change(self._publisher.publish, staged, path)
             finally:
                 close_now(fd)
         except BaseException:
@@ -198,17 +136,19 @@ class FileDriver(FileReader):
             raise
         return growing.size
 
+    # ------------------------------------------------------------------------------------------- mutations
+
     def move(self, source: str, target: str) -> None:
         """See :class:`StorageDriver`."""
         self._tree.locate(check_path(target))
         with self._tree.errors(source):
-            self._commit(self._mutations.move, check_path(source), target, is_rename=True)
+            self._change(self._mutations.move, check_path(source), target, is_rename=True)
 
     def link(self, source: str, target: str) -> bool:
         """See :class:`StorageDriver`."""
         self._tree.locate(check_path(target))
         with self._tree.errors(source):
-            return self._commit(self._mutations.link, check_path(source), target, is_rename=True)
+            return self._change(self._mutations.link, check_path(source), target, is_rename=True)
 
     def repair(self, path: str, blocks: Iterable[Bytes]) -> None:
         """
@@ -241,13 +181,13 @@ class FileDriver(FileReader):
     def remove(self, path: str) -> None:
         """See :class:`StorageDriver`."""
         with self._tree.errors(path):
-            self._commit(self._mutations.remove, check_path(path))
+            self._change(self._mutations.remove, check_path(path))
 
     def discard(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
         # A content of the current batch may not be published yet: only the removal itself publishes it.
         batch = self._batch()
-        if (batch is None or not batch.is_waiting) and self._tree.find(check_path(path)) is None:
+        if (batch is None or not batch.contents) and self._tree.find(check_path(path)) is None:
             return False
         return super().discard(path)
 
@@ -255,7 +195,7 @@ class FileDriver(FileReader):
         """See :class:`StorageDriver`."""
         try:
             with self._tree.errors(path):
-                self._commit(self._mutations.remove_version, check_path(path), version)
+                self._change(self._mutations.remove_version, check_path(path), version)
         except PathNotFound:
             raise PreconditionFailed(path=path) from None
 
@@ -264,60 +204,30 @@ class FileDriver(FileReader):
         with self._tree.errors(""):
             before = time.time() - older_than_seconds
             return sum(
-                run_in_thread(staging.remove_leftovers, before) for staging in (self._staging, self._scratch_staging)
+                run_in_thread(remove_leftovers, staging, before) for staging in (self._staging, self._scratch_staging)
             )
 
-    # ------------------------------------------------------------------------------------------------ commits
-
-    def _commit(self, change: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:
+    def _change(self, change: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:
         """
-        Run a change, with an :class:`~.transaction.Effects` as its last argument, and make it durable.
-
-        It becomes durable at the end of the current batch if there is one. At any time a greenlet has at most one.
+        Make a change that bypasses the journal, and make it durable, at the end of the current batch if there is one.
 
         Args:
+            change: called with *args* and the transaction, in a native thread.
             is_rename: the change does not wait for the disk, except when its folders are synced. Without a journal it
                 may run in this thread as part of a batch.
         """
         batch = self._batch()
-        if is_rename and self._journal is None and batch is not None and not batch.is_waiting:
-            return change(*args, batch)
-        result = run_in_thread(partial(self._run_and_sync, batch, change, args))
+        if is_rename and self._journal is None and batch is not None and not batch.contents:
+            return self._change_now(batch, change, args)
+        result = run_in_thread(partial(self._change_now, batch, change, args))
         self._checkpoint_later()
         return result
 
-    def _run_and_sync(self, batch: Transaction | None, change: Callable[..., Result], args: tuple[Any, ...]) -> Result:
+    def _change_now(self, batch: Batch | None, change: Callable[..., Result], args: Sequence[Any]) -> Result:
         if batch is not None:
-            batch.publish()  # contents put earlier in the batch must be published first
-            return change(*args, batch)
-        transaction = self._begin()
-        try:
-            result = change(*args, transaction)
-            transaction.sync()
-            return result
-        finally:
-            transaction.discard()
-
-    def _begin(self) -> Transaction:
-        return Transaction(self._tree, self._disk, self._publisher, self._journal)
-
-    def _batch(self) -> Transaction | None:
-        """Return the transaction of this greenlet's batch in this store; None outside a batch."""
-        transaction = _current.get()
-        return transaction if transaction is not None and transaction.tree is self._tree else None
-
-    def _checkpoint_later(self) -> None:
-        if self._journal is None or not self._journal.is_due or self._is_checkpoint_planned:
-            return
-        self._is_checkpoint_planned = run_later(_CHECKPOINT_SECONDS, partial(self._checkpoint, self._journal))
-        if not self._is_checkpoint_planned:
-            self._staging.remove_deferred()
-
-    def _checkpoint(self, journal: Journal) -> None:
-        self._is_checkpoint_planned = False
-        with suppress(OSError):  # writers receive the error of a failing disk themselves
-            journal.checkpoint()
-        self._staging.remove_deferred()
+            self._publish_waiting(batch)  # the order of the changes is kept
+        with self._transaction(batch) as transaction:
+            return change(*args, transaction)
 
 
 class _ScratchDriver(FileDriver):
@@ -328,22 +238,21 @@ class _ScratchDriver(FileDriver):
     crashes before.
     """
 
-    def __init__(self, tree: Tree, disk: Disk, staging: Staging, *, keeps_pushes: bool, keeps_pulls: bool) -> None:
+    def __init__(self, tree: Tree, staging: Staging, disk: Disk, *, keeps_pushes: bool, keeps_pulls: bool) -> None:
         """
         Args:
             tree: the tree of the durable driver.
-            disk: its file system.
             staging: where scratch files are written.
+            disk: the file system.
             keeps_pushes: whether large pushed files stay in the page cache.
             keeps_pulls: whether large pulled files do.
         """
-        FileReader.__init__(self, tree, keeps_pulls=keeps_pulls)
-        self._disk = disk
-        self._keeps_pushes = keeps_pushes
-        self._staging = self._scratch_staging = staging
         # Use separate locks: a holder of the other locks may be waiting for the disk.
-        locks = PathLocks(f"{self._tree.reserved}/locks/{_SCRATCH_FOLDER}")
-        self._publisher, self._mutations = self._writers(locks, None, durable=False)
+        locks = PathLocks(f"{tree.reserved}/{LOCKS}/{SCRATCH}")
+        SmallWriter.__init__(self, tree, staging, locks, disk, None, durable=False, keeps_pulls=keeps_pulls)
+        self._mutations = Mutations(tree, staging, locks, None, self._publisher, durable=False)
+        self._keeps_pushes = keeps_pushes
+        self._scratch_staging = staging
 
     @property
     def scratch(self) -> FileDriver:
@@ -355,29 +264,37 @@ class _ScratchDriver(FileDriver):
         """Do nothing: there is no wait for the disk to share."""
         yield
 
-    def _put(self, content: Content, *, may_wait: bool) -> None:  # noqa: ARG002 - the signature of FileDriver
+    def _put(self, content: Content, *, may_wait: bool) -> None:  # noqa: ARG002 - the signature of SmallWriter
         self._tree.locate(content.path)
-        put = partial(self._publisher.put, [content], _NO_EFFECTS)
+        put = partial(self._publisher.put, [content], Effects())
         with self._tree.errors(content.path, may_miss=False):
             put() if len(content.content) <= _INLINE_BYTES else run_in_thread(put)
 
     def _batch(self) -> None:
         return None
 
-    def _commit(self, change: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:  # noqa: ARG002
-        return change(*args, _NO_EFFECTS)
+    def _change(self, change: Callable[..., Result], *args: Any, is_rename: bool = False) -> Result:  # noqa: ARG002
+        return change(*args, Effects())
 
 
-class _NoEffects:
-    """Ignores the effects of changes; see :class:`~.transaction.Effects`."""
+def _make_folders(tree: Tree, stagings: Sequence[Staging], others: Sequence[str]) -> None:
+    """
+    Create the folders of a store that do not exist.
 
-    def folder_changed(self, folder: int) -> None:
-        """Do nothing."""
-
-    def path_changed(self, path: str) -> None:
-        """Do nothing."""
-
-
-_NO_EFFECTS: Final = _NoEffects()
-
-_current: ContextVar[Transaction | None] = ContextVar("transaction", default=None)
+    Raises:
+        StorageError: one of them cannot be created or written to.
+    """
+    try:
+        for top in (tree.root, tree.reserved, *(staging.folder for staging in stagings)):
+            if not os.path.isdir(top):  # do not change the flags of a folder that someone else created
+                os.makedirs(top, exist_ok=True)
+                spread_subfolders(top)
+        for staging in stagings:
+            staging.prepare()
+        subfolders = (subfolder for staging in stagings for subfolder in staging.subfolders)
+        for folder in (tree.root, *subfolders, *others):
+            os.makedirs(folder, exist_ok=True)
+            if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+    except OSError as error:
+        raise StorageError(f"{error.filename or tree.root} cannot be used: {error.strerror}") from None

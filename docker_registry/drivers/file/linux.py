@@ -8,12 +8,9 @@ it. The caller then uses the portable way, which is slower but gives the same re
 from __future__ import annotations
 
 import ctypes
-import errno
 import fcntl
 import os
-import stat
 import struct
-import sys
 from collections.abc import Callable
 from contextlib import suppress
 from functools import lru_cache
@@ -22,7 +19,7 @@ from typing import Any, Final
 from docker_registry.concurrency import close_now
 
 #: The descriptor argument of a call that is given an absolute path.
-_AT_FDCWD: Final = -100
+AT_FDCWD: Final = -100
 
 
 @lru_cache(maxsize=16)
@@ -42,17 +39,17 @@ def _libc_function(name: str, *arguments: type[Any], result: type[Any] = ctypes.
     return call  # type: ignore[no-any-return]
 
 
-# ------------------------------------------------------------------------------------ opening without symlinks
+# ----------------------------------------------------------------------------------------------- opening and renaming
 
 #: The number of openat2(2), which has no function in the C library; the same on every architecture.
-_OPENAT2: Final = 437
+OPENAT2: Final = 437
 _RESOLVE_NO_SYMLINKS: Final = 0x04
-
-#: Returned by :meth:`NoSymlinkOpener.open` instead of a descriptor: the path does not exist.
-MISSING: Final = -1
 
 #: A flag that openat2 rejects together with O_PATH, where it has no effect.
 _MEANINGLESS: Final = os.O_NONBLOCK
+
+#: The flag of renameat2(2) that exchanges two names.
+RENAME_EXCHANGE: Final = 2
 
 
 class _OpenHow(ctypes.Structure):
@@ -61,111 +58,38 @@ class _OpenHow(ctypes.Structure):
     _fields_ = (("flags", ctypes.c_uint64), ("mode", ctypes.c_uint64), ("resolve", ctypes.c_uint64))
 
 
-#: The size of ``struct open_how``, in bytes, and the encoding of paths, as :func:`os.fsencode` uses it.
-_OPEN_HOW_BYTES: Final = ctypes.sizeof(_OpenHow)
-_ENCODING: Final = sys.getfilesystemencoding()
+OPEN_HOW_BYTES: Final = ctypes.sizeof(_OpenHow)
 
 
-class NoSymlinkOpener:
-    """
-    Opens paths that contain no symbolic link (openat2(2), available from Linux 5.6).
-
-    The kernel checks this while it opens the file, at half the cost of opening the file and then reading its real path.
-    The call is looked up once, because a request opens many small files.
-    """
-
-    def __init__(self) -> None:
-        self._openat2 = _openat2()
-        self._hows: dict[int, Any] = {}
-
-    def open(self, location: str, flags: int) -> int | None:
-        """
-        Open an absolute path if no component is a symbolic link.
-
-        Args:
-            flags: as for :func:`os.open`; a new file gets the mode 0644.
-
-        Returns:
-            A descriptor; :data:`MISSING` if the path does not exist, or the folder of a file to be created does not;
-            None if the path contains a link, or if this cannot be determined: then open the file with :func:`os.open`
-            and check its real path.
-        """
-        if self._openat2 is None:
-            return None
-        how = self._hows.get(flags) or self._hows.setdefault(flags, _open_how(flags))
-        fd = self._openat2(_OPENAT2, _AT_FDCWD, location.encode(_ENCODING, "surrogateescape"), how, _OPEN_HOW_BYTES)
-        if fd >= 0:
-            return fd
-        return MISSING if ctypes.get_errno() == errno.ENOENT else None
-
-
-def _open_how(flags: int) -> Any:
+@lru_cache(maxsize=64)
+def open_how(flags: int) -> Any:
+    """Return a ``struct open_how`` for paths without symbolic links; a new file gets the mode 0644."""
     if flags & os.O_PATH:
         flags &= ~_MEANINGLESS
     return ctypes.byref(_OpenHow(flags | os.O_CLOEXEC, 0o644 if flags & os.O_CREAT else 0, _RESOLVE_NO_SYMLINKS))
 
 
 @lru_cache(maxsize=1)
-def _openat2() -> Callable[..., int] | None:
-    """Return the system call if the kernel has it and permits it; some container runtimes block it."""
+def openat2() -> Callable[..., int] | None:
+    """
+    Return syscall(2) if the kernel has openat2 and permits it; some container runtimes block it.
+
+    Its arguments: :data:`OPENAT2`, a descriptor, the encoded path, :func:`open_how`, :data:`OPEN_HOW_BYTES`.
+    """
     arguments = (ctypes.c_long, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p, ctypes.c_size_t)
     call = _libc_function("syscall", *arguments, result=ctypes.c_long)
     if call is None:
         return None
-    fd = call(_OPENAT2, _AT_FDCWD, b"/", _open_how(os.O_PATH), _OPEN_HOW_BYTES)
+    fd = call(OPENAT2, AT_FDCWD, b"/", open_how(os.O_PATH), OPEN_HOW_BYTES)
     if fd < 0:
         return None
     close_now(fd)
     return call
 
 
-# ------------------------------------------------------------------------------------------------ replacing files
-
-_RENAME_EXCHANGE: Final = 2
-
-
-def rename_unwritten(source: str, name: str, folder: int) -> bool:
-    """
-    Rename a file as :func:`os.rename` does, atomically for readers, and leave the write-back to the kernel.
-
-    When a rename replaces a file, ext4 starts to write the new content to the disk during the rename, for programs that
-    forget to sync it (``auto_da_alloc`` in ext4(5)). This takes ten times as long as the rename, and is useless if a
-    journal has the content or if the content need not survive a crash of the host. ext4 does not do this when two files
-    exchange their names (renameat2(2), available from Linux 3.15), and the old file can be removed later. A PUT of a
-    manifest is 1.05 to 1.2 times faster for it.
-
-    Args:
-        source: an unlisted path, because another file may be there for a moment.
-        name: the new name in the folder of descriptor *folder*.
-
-    Returns:
-        Whether the replaced file is now at *source* and must be removed.
-    """
-    if not _is_file(name, folder) or not _exchange(source, name, folder):
-        os.rename(source, name, dst_dir_fd=folder)
-        return False
-    if stat.S_ISDIR(os.lstat(source).st_mode):  # replaced by a folder just before the exchange
-        _exchange(source, name, folder)
-        raise IsADirectoryError(errno.EISDIR, os.strerror(errno.EISDIR), name)
-    return True
-
-
-def _is_file(name: str, folder: int) -> bool:
-    try:
-        return stat.S_ISREG(os.stat(name, dir_fd=folder, follow_symlinks=False).st_mode)
-    except FileNotFoundError:
-        return False
-
-
-def _exchange(source: str, name: str, folder: int) -> bool:
-    """Exchange the names of two files; return False where that is not possible."""
-    renameat2 = _renameat2()
-    if renameat2 is None:
-        return False
-    return renameat2(_AT_FDCWD, os.fsencode(source), folder, os.fsencode(name), _RENAME_EXCHANGE) == 0
-
-
-def _renameat2() -> Callable[..., int] | None:
+@lru_cache(maxsize=1)
+def renameat2() -> Callable[..., int] | None:
+    """Return renameat2(2): a folder and a name, another folder and name, flags such as :data:`RENAME_EXCHANGE`."""
     return _libc_function("renameat2", ctypes.c_int, ctypes.c_char_p, ctypes.c_int, ctypes.c_char_p, ctypes.c_uint)
 
 

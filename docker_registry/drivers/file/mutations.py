@@ -17,11 +17,9 @@ from typing import Final
 from docker_registry.concurrency import close_now, run_in_background
 from docker_registry.drivers.file.folders import holds_files
 from docker_registry.drivers.file.journal.journal import Journal
-from docker_registry.drivers.file.locks import PathLocks
-from docker_registry.drivers.file.reading import version_of
-from docker_registry.drivers.file.staging import Staging, discard
+from docker_registry.drivers.file.reserved_folder import PathLocks, Staging, discard
 from docker_registry.drivers.file.transaction import Effects, Publisher
-from docker_registry.drivers.file.tree import Tree
+from docker_registry.drivers.file.tree import Tree, version_of
 from docker_registry.errors import PathNotFound, PreconditionFailed
 
 #: Errors of file systems without hard links, and of a file that has the maximum number of links.
@@ -145,10 +143,10 @@ class Mutations:
             self._tree.prune(above)
 
     def _changing(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._journal is None else self._journal.changing()
+        return nullcontext() if self._journal is None else self._journal.lock.shared()
 
     def _exclusive(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._journal is None else self._journal.exclusive()
+        return nullcontext() if self._journal is None else self._journal.lock.exclusive()
 
     def _sync_content(self, path: str) -> None:
         """Sync a file before it gets another name: the journal entry protects it only under its old one."""

@@ -21,7 +21,7 @@ from docker_registry.concurrency import close_now
 from docker_registry.drivers.base import NO_FOLDER, Stat, StorageDriver, Versioned
 from docker_registry.drivers.file.direct_io import KEPT_BYTES
 from docker_registry.drivers.file.folders import translated
-from docker_registry.drivers.file.tree import Tree
+from docker_registry.drivers.file.tree import Tree, read_whole
 from docker_registry.drivers.paths import check_path
 from docker_registry.errors import PathNotFound, StorageError
 
@@ -192,23 +192,6 @@ class _Progress:
     """
 
     fruitless_folders: int = 0
-
-
-def read_whole(fd: int, size: int) -> bytes:
-    """Return all *size* bytes of a file."""
-    content = os.read(fd, size)
-    while len(content) < size and (block := os.read(fd, size - len(content))):  # read(2) returns at most 2 GiB
-        content += block
-    return content
-
-
-def version_of(folder: int, name: str) -> str:
-    """Return the version of a file in an open folder: the SHA-256 of its content."""
-    fd = os.open(name, os.O_RDONLY | os.O_NONBLOCK, dir_fd=folder)
-    try:
-        return hashlib.sha256(read_whole(fd, os.fstat(fd).st_size)).hexdigest()
-    finally:
-        close_now(fd)
 
 
 def _read_blocks(tree: Tree, path: str, offset: int, end: int, fd: int, *, stays: bool) -> Iterator[bytes]:

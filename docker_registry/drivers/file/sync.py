@@ -76,6 +76,15 @@ class Disk:
         return self.syncs_whole and _pending_bytes() <= _MAX_PENDING_BYTES
 
 
+def sync_folder(folder: str) -> None:
+    """Wait until the entries of a folder are on the disk; blocks this thread."""
+    fd = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        close_now(fd)
+
+
 def filesystem_type(folder: str, mounts: str = "/proc/self/mountinfo") -> str | None:
     """
     Return the type of the file system that contains a folder, such as ``ext4``; None if it cannot be determined.

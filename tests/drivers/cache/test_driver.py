@@ -19,7 +19,7 @@ from docker_registry.drivers.cache.connection import RedisAddress, connect
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.file import FileDriver
-from docker_registry.drivers.file.tree import RESERVED
+from docker_registry.drivers.file.root import RESERVED
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.drivers.testing.races import race

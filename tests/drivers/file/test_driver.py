@@ -15,8 +15,8 @@ from pathlib import Path
 
 import pytest
 
-from docker_registry.drivers.file import FileDriver, linux, sync
-from docker_registry.drivers.file.tree import RESERVED
+from docker_registry.drivers.file import FileDriver, linux, root, sync
+from docker_registry.drivers.file.root import RESERVED
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import (
     PathInvalid,
@@ -358,7 +358,7 @@ class TestAConditionalPutDelayedAfterItsComparison:
     @pytest.fixture
     def meanwhile(self, driver, monkeypatch):
         """Start a conditional put of a/b, and let others change the store before it replaces the old content."""
-        exchange, compared, go_on = linux._exchange, threading.Event(), threading.Event()
+        exchange, compared, go_on = root._exchange, threading.Event(), threading.Event()
 
         def put():
             with contextlib.suppress(PreconditionFailed):
@@ -384,7 +384,7 @@ class TestAConditionalPutDelayedAfterItsComparison:
         driver.put_content("a/other", b"")  # keeps the folder
         version = driver.get_versioned("a/b").version
         putting = threading.Thread(target=put)
-        monkeypatch.setattr(linux, "_exchange", exchange_late)
+        monkeypatch.setattr(root, "_exchange", exchange_late)
         return meanwhile
 
     def test_does_not_overwrite_a_plain_put(self, driver, meanwhile):
@@ -499,7 +499,7 @@ class TestUnderGevent:
     def test_replaced_files_are_removed_soon(self, tmp_path):
         program = (
             "from gevent import monkey; monkey.patch_all(); import gevent, os, sys\n"
-            "from docker_registry.drivers.file import FileDriver, driver as module\n"
+            "from docker_registry.drivers.file import FileDriver, small_writes as module\n"
             "module._CHECKPOINT_SECONDS = 0.5\n"
             "def staged():\n"
             "    return sum(len(os.listdir(part)) for part in driver._staging.subfolders)\n"

@@ -10,7 +10,8 @@ import time
 import pytest
 
 from docker_registry import dependencies
-from docker_registry.drivers.file.tree import RESERVED, Tree
+from docker_registry.drivers.file.root import RESERVED
+from docker_registry.drivers.file.tree import Tree
 from docker_registry.errors import StorageError, StorageUnavailable
 
 

@@ -2,56 +2,59 @@
 A write-ahead journal for small contents: a change waits for the disk once, and only for its own bytes.
 
 To make a small file durable, a file system needs two waits and writes additional metadata: the content must be on the
-disk before its name, and then the folder. Instead, contents are first written to a journal
-(:mod:`~.journal.file`). Once the journal is on the disk, each content is written to its path without any sync, and the
-file system writes it back later. If the host crashes before that, the next process that opens the store replays the
-journal. A PUT of a manifest is 1.6 to 2.2 times faster for it.
+disk before its name, and then the folder. Instead, contents are first written to a journal. Once the journal is on the
+disk, each content is written to its path without any sync, and the file system writes it back later. If the host
+crashes before that, the next process that opens the store replays the journal (:mod:`~.journal.recovery`). A PUT of a
+manifest is 1.6 to 2.2 times faster for it.
 
 **Order.** The entries of all processes are ordered by the kernel's monotonic clock, and for each path the last entry
 counts. It is also the last change, because entries are made while the path's lock is held. A change that bypasses the
 journal is synced as usual and makes an entry without content: the state of the file system is correct.
 
 **Checkpoints.** A checkpoint syncs the file system, after which earlier entries are obsolete. No process may be between
-an entry and its change at that moment. So changes hold a lock in shared mode which a checkpoint holds exclusively. The
-removal of a folder holds it exclusively too, because puts below that folder lock other paths.
+an entry and its change at that moment. So changes hold :attr:`Journal.lock` in shared mode and a checkpoint holds it
+exclusively. The removal of a folder holds it exclusively too, because puts below that folder lock other paths.
 
-**Recovery.** When the store is opened, journals of ended processes that belong to the current mount session
-(:mod:`~.journal.mount_session`) are not needed: the kernel still has all their changes. They are deleted after a
-checkpoint. Journals of other sessions are replayed (:mod:`~.journal.replay`) and then deleted. A journal that was
-copied here with a tree, a journal of a newer version, and any other file in the folder are logged and left unchanged.
+**File.** Each process writes to a file of its own, which has its final length from the start and has been written once.
+So appending a record and waiting for it costs the disk only that record and no metadata of the file system. The file
+has two halves: records are appended to one half while those in the other are still needed. Each record has a number. A
+half ends where the next number does not follow, whatever older records come after it.
 """
 
 from __future__ import annotations
 
 import errno
 import fcntl
-import logging
+import json
 import os
 import re
-import stat
+import secrets
+import struct
 import time
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, ExitStack, suppress
-from typing import Final, NamedTuple
+import weakref
+import zlib
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
+from typing import Final
 
 from gevent import monkey
 
 from docker_registry.concurrency import close_now
-from docker_registry.drivers.file.journal import file as journal_file
-from docker_registry.drivers.file.journal import marks, mount_session
-from docker_registry.drivers.file.journal.file import (
-    HALF_BYTES,
-    Entry,
-    HalfIsFull,
-    Head,
-    JournalFile,
-    Trace,
-    UnknownVersion,
-)
+from docker_registry.drivers.file.journal.entries import Entry
+from docker_registry.drivers.file.journal.head import HEAD_BYTES, make_head
 from docker_registry.drivers.file.journal.marks import Marks
 from docker_registry.drivers.file.journal.mount_session import Membership, MountSession
-from docker_registry.drivers.file.locks import FAIR_LOCK_NAMES, FairLock
-from docker_registry.drivers.file.sync import Disk
+from docker_registry.drivers.file.reserved_folder import FairLock
+from docker_registry.drivers.file.sync import Disk, sync_folder
+
+#: The size of a half, which also bounds the changes of one process that await write-back.
+HALF_BYTES: Final = 4 * 1024 * 1024
+
+#: Larger contents are written only to their path, not to the journal.
+MAX_BYTES: Final = HALF_BYTES // 4
+
+#: Space reserved in each half for entries that must not wait for room.
+_SPARE_BYTES: Final = 64 * 1024
 
 #: No journal is created when less space is free, so that the rest is available for pushed content.
 _MIN_FREE_BYTES: Final = 32 * HALF_BYTES
@@ -60,32 +63,28 @@ _MIN_FREE_BYTES: Final = 32 * HALF_BYTES
 _NO_ROOM: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _NO_ROOM_SECONDS: Final = 60.0
 
-#: Larger contents are written only to their path, not to the journal.
-MAX_BYTES: Final = HALF_BYTES // 4
+#: The name of a journal file.
+NAME: Final = re.compile("[0-9a-f]{32}")
 
-#: The name of a journal.
-_NAME: Final = re.compile("[0-9a-f]{32}")
+#: Number, nanoseconds since the epoch, bytes of the record. A checksum of these and of the record follows, then the
+#: record.
+RECORD: Final = struct.Struct(">QQI")
+BEFORE_RECORD_BYTES: Final = RECORD.size + 4
 
-#: Other files of the driver in the folder.
-_OWN_NAMES: Final = (*FAIR_LOCK_NAMES, mount_session.NAME)
-_OWN_PREFIXES: Final = (marks.PREFIX, mount_session.TEMPORARY_PREFIX)
-
-#: Errors for a symbolic link, a socket, and a file that was just removed.
-_NO_FILE: Final = {errno.ELOOP, errno.ENXIO, errno.ENOENT}
-
-logger = logging.getLogger(__name__)
-
-#: Called with the entries that a session left, ordered by moment, and the time at which the session was last active, in
-#: nanoseconds since the epoch.
-Replay = Callable[[Sequence[Entry], int], None]
+_encode: Final = json.JSONEncoder(ensure_ascii=False).encode  # json.dumps would create an encoder per call
 
 
-class _Left(NamedTuple):
-    """A journal whose process has ended."""
+class HalfIsFull(Exception):
+    """
+    A record does not fit into the rest of the half.
 
-    location: str
-    fd: int
-    session: MountSession
+    Attributes:
+        size: bytes of the record.
+    """
+
+    def __init__(self, size: int) -> None:
+        super().__init__(size)
+        self.size = size
 
 
 class Journal:
@@ -93,28 +92,31 @@ class Journal:
     The journals of all processes that have a store open, one of them that of this process.
 
     Attributes:
+        lock: held in shared mode while an entry and its change are made, exclusively by what must exclude all changes.
         is_due: whether there are entries since the last checkpoint.
     """
 
-    def __init__(self, folder: str, disk: Disk, superblock: str | None) -> None:
+    def __init__(
+        self, folder: str, lock: FairLock, disk: Disk, membership: Membership, not_ours: frozenset[str]
+    ) -> None:
         """
         Args:
             folder: the existing folder of the journals.
-            superblock: the identity of its file system, from :func:`~.mount_session.superblock_id`.
+            membership: of this process in the mount session.
+            not_ours: names of files in the folder that look like journals of this store and are none.
         """
+        self.lock = lock
         self.is_due = False
         self._folder = folder
         self._disk = disk
-        self._superblock = superblock
-        self._lock = FairLock(folder)
         self._marks = Marks(folder)
+        self._membership = membership
+        self._not_ours = not_ours
         self._process = os.getpid()
         self._creating = monkey.get_original("_thread", "allocate_lock")()
         self._no_room_until = 0.0
         self._file: JournalFile | None = None
         self._broken: list[JournalFile] = []
-        self._membership: Membership | None = None
-        self._not_ours: set[str] = set()
 
     def begin(self) -> bool:
         """Create the journal of this process if it does not exist; return False if there is too little free space."""
@@ -127,7 +129,7 @@ class Journal:
             if found.f_bavail * found.f_frsize < _MIN_FREE_BYTES or time.monotonic() < self._no_room_until:
                 return False
             try:
-                with self.changing():
+                with self.lock.shared():
                     self._file = JournalFile(self._folder, self._session)
             except OSError as error:
                 if error.errno not in _NO_ROOM:
@@ -141,34 +143,36 @@ class Journal:
         file = self._own()
         return file is not None and file.has_room(size)
 
-    def changing(self) -> AbstractContextManager[None]:
-        """Hold off checkpoints and folder removals while an entry and its change are made; blocks this thread."""
-        return self._lock.shared()
-
-    def exclusive(self) -> AbstractContextManager[None]:
-        """Hold off all other changes; blocks this thread."""
-        return self._lock.exclusive()
-
-    def put(self, contents: Sequence[tuple[str, bytes]], traces: Sequence[Trace]) -> None:
+    def append(self, entries: Sequence[Entry], *, spare: bool = False) -> None:
         """
-        Write entries for contents that will be put, and wait until they are on the disk; blocks this thread.
+        Write entries and wait until they are on the disk; blocks this thread.
 
-        The caller has called :meth:`begin`, is within :meth:`changing` and holds the locks of the paths.
+        The caller has called :meth:`begin`, and holds :attr:`lock` in shared mode and the locks of the paths.
 
         Args:
-            traces: one for each content.
+            spare: whether to use the reserved space too.
 
         Raises:
             HalfIsFull: nothing was written; call :meth:`make_room` to make room.
         """
-        moment = time.monotonic_ns()
-        changes = zip(contents, traces, strict=True)
-        self._append([Entry(moment, path, content, trace) for (path, content), trace in changes])
+        file = self._own()
+        if file is None:  # abandoned by another thread just now
+            raise OSError(errno.EIO, os.strerror(errno.EIO))
+        try:
+            file.append(entries, spare=spare)
+        except OSError:
+            # It is unknown how much of the record is on the disk, so nothing may be appended after it.
+            if self._file is file:  # not yet abandoned by another thread
+                self._broken.append(file)
+                self._file = None
+            raise
+        finally:
+            self.is_due = True
 
     def record_synced(self, entries: Sequence[Entry]) -> None:
         """
-        Record changes that bypassed the journal and have been synced; blocks this thread. Call it outside
-        :meth:`changing`.
+        Record changes that bypassed the journal and have been synced; blocks this thread. The caller does not hold
+        :attr:`lock`.
 
         Args:
             entries: without content, each with the moment of its change.
@@ -178,20 +182,20 @@ class Journal:
                 self.checkpoint()
             return
         try:
-            with self.changing():
-                self._append(entries)
+            with self.lock.shared():
+                self.append(entries)
         except HalfIsFull:
             self.checkpoint()
 
     def revoke(self, paths: Sequence[str]) -> None:
-        """Revoke entries whose contents could not be put, within :meth:`changing`; blocks this thread."""
+        """Revoke entries whose contents could not be put; blocks this thread. The caller still holds :attr:`lock`."""
         self._disk.sync_all()
         moment = time.monotonic_ns()
         with suppress(HalfIsFull):  # full of such entries; the next checkpoint also makes them obsolete
-            self._append([Entry(moment, path) for path in paths], spare=True)
+            self.append([Entry(moment, path) for path in paths], spare=True)
 
     def make_room(self, size: int) -> None:
-        """Make room for a record of *size* bytes; blocks this thread. Call it outside :meth:`changing`."""
+        """Make room for a record of *size* bytes; blocks this thread. The caller does not hold :attr:`lock`."""
         file = self._own()
         if file is None or file.has_room(size):
             return
@@ -203,7 +207,7 @@ class Journal:
 
     def checkpoint(self) -> None:
         """Sync the file system and discard earlier entries; blocks this thread."""
-        with self.exclusive():
+        with self.lock.exclusive():
             self.is_due = False
             moment = time.monotonic_ns()
             file, broken = self._own(), tuple(self._broken)
@@ -217,56 +221,15 @@ class Journal:
                 os.unlink(one.location)
             one.close()
 
-    def recover(self, replay: Replay) -> None:
-        """
-        Join the mount session, replay journals whose changes the disk may lack, and delete journals of ended processes.
-
-        Call it before any change; blocks this thread.
-        """
-        with self.exclusive(), ExitStack() as opened:
-            self._membership = mount_session.join(self._folder, self._superblock)
-            living, left = self._found(opened)
-            sessions = {journal.session.id: journal.session for journal in left}
-            gone = sorted((one for one in sessions.values() if one.id not in living), key=lambda one: one.began)
-            for session in gone:
-                self._replay(session, [journal.fd for journal in left if journal.session.id == session.id], replay)
-            if left:
-                moment = time.monotonic_ns()
-                self._disk.sync_all()
-                for session_id in sessions:
-                    self._marks.raise_to(session_id, moment if session_id in living else marks.END)
-                for journal in left:
-                    os.unlink(journal.location)
-                self._disk.sync_all()
-            for ended in {*(session.id for session in gone), self._membership.ended} - {None, *living}:
-                self._marks.drop(str(ended))
-
     def close(self) -> None:
         """Release the locks that show other processes that this one is alive; its journal stays as it is."""
-        for held in (self._own(), self._membership):
-            if held is not None:
-                held.close()
-
-    # ------------------------------------------------------------------------------------------------- steps
-
-    def _append(self, entries: Sequence[Entry], *, spare: bool = False) -> None:
         file = self._own()
-        if file is None:  # abandoned by another thread just now
-            raise OSError(errno.EIO, os.strerror(errno.EIO))
-        try:
-            file.append(journal_file.pack(entries), entries[-1].moment, spare=spare)
-        except OSError:
-            # It is unknown how much of the record is on the disk, so nothing may be appended after it.
-            if self._file is file:  # not yet abandoned by another thread
-                self._broken.append(file)
-                self._file = None
-            raise
-        finally:
-            self.is_due = True
+        if file is not None:
+            file.close()
+        self._membership.close()
 
     @property
     def _session(self) -> MountSession:
-        assert self._membership is not None, "the journal has not been recovered"
         return self._membership.session
 
     def _own(self) -> JournalFile | None:
@@ -276,77 +239,132 @@ class Journal:
 
     def _journals(self) -> Iterator[str]:
         for name in os.listdir(self._folder):
-            if _NAME.fullmatch(name) and name not in self._not_ours:
+            if NAME.fullmatch(name) and name not in self._not_ours:
                 yield f"{self._folder}/{name}"
 
-    def _found(self, opened: ExitStack) -> tuple[set[str], list[_Left]]:
-        """Return the sessions that have a live process, and the journals of ended processes."""
-        living, left = {self._session.id}, []
-        self._not_ours = set()
-        for name in sorted(os.listdir(self._folder)):
-            if name in _OWN_NAMES or name.startswith(_OWN_PREFIXES):
-                continue
-            location = f"{self._folder}/{name}"
-            fd = _open_file(location) if _NAME.fullmatch(name) else None
-            if fd is None:
-                self._leave(name, "is no journal")
-                continue
-            opened.callback(close_now, fd)
-            head = self._read_head(name, fd)
-            if head is None:
-                continue
-            try:
-                fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except BlockingIOError:
-                living.add(head.session.id)
-            else:
-                left.append(_Left(location, fd, head.session))
-        return living, left
 
-    def _read_head(self, name: str, fd: int) -> Head | None:
-        """
-        Return the header of a journal that was written in this folder; None for any other file, which is left
-        unchanged.
-        """
+class JournalFile:
+    """The journal of this process. It holds the lock of the file, so no other process writes to it."""
+
+    def __init__(self, folder: str, session: MountSession, half_bytes: int = HALF_BYTES) -> None:
+        """Create the file and wait until it is on the disk; blocks this thread."""
+        self.location = f"{folder}/{secrets.token_hex(16)}"
+        #: The moment of the last entry in each half; 0 when no entry in the half is needed.
+        self._last = [0, 0]
+        self._half_bytes = half_bytes
+        self._half = 0
+        self._written = 0
+        self._number = 0
+        self._writing = monkey.get_original("_thread", "allocate_lock")()
+        self._syncing = monkey.get_original("_thread", "allocate_lock")()
+        self._synced = 0
+        self._has_failed = False
+        # Name the file only once it is complete and locked: a file with such a name and no header is not a journal.
+        self._fd = os.open(folder, os.O_RDWR | os.O_TMPFILE, 0o644)
+        self.close = weakref.finalize(self, close_now, self._fd)
         try:
-            head = journal_file.read_head(fd)
-        except UnknownVersion:
-            self._leave(name, "was written by a newer version of the registry")
-            return None
-        if head is None:
-            self._leave(name, "is no journal")
-        elif not journal_file.was_created_in(head, fd, self._folder):
-            self._leave(name, "was copied here from another folder, so its entries do not belong to this tree")
-            return None
-        return head
+            fcntl.flock(self._fd, fcntl.LOCK_EX)
+            _write(self._fd, [make_head(session, self._fd, folder)], 0)
+            for start in range(0, 2 * half_bytes, _SPARE_BYTES):
+                _write(self._fd, [bytes(_SPARE_BYTES)], HEAD_BYTES + start)
+            os.fsync(self._fd)
+            # Python passes AT_SYMLINK_FOLLOW, needed for the link in /proc, only when a folder descriptor is given; its
+            # value does not matter for an absolute path.
+            os.link(f"/proc/self/fd/{self._fd}", self.location, src_dir_fd=self._fd)
+            sync_folder(folder)
+        except BaseException:
+            with suppress(OSError):
+                os.unlink(self.location)
+            self.close()
+            raise
 
-    def _leave(self, name: str, reason: str) -> None:
-        self._not_ours.add(name)
-        logger.warning("%s/%s %s; it is left unchanged.", self._folder, name, reason)
+    def has_room(self, size: int, *, spare: bool = False) -> bool:
+        """Return whether a record of *size* bytes fits; with *spare*, into the reserved space too."""
+        return self._written + BEFORE_RECORD_BYTES + size <= self._half_bytes - (0 if spare else _SPARE_BYTES)
 
-    def _replay(self, session: MountSession, fds: Sequence[int], replay: Replay) -> None:
-        since = self._marks.get(session.id)
-        entries = [entry for fd in fds for entry in journal_file.read_entries(fd) if entry.moment >= since]
-        if not entries:
-            return
-        # An interrupted recovery has also changed folders.
-        last_active = max(*(entry.entered for entry in entries), *(os.fstat(fd).st_mtime_ns for fd in fds))
-        for fd in fds:
-            with suppress(PermissionError):  # the journal belongs to another user
-                os.utime(fd)
-                os.fsync(fd)
-        replay(sorted(entries, key=lambda entry: entry.moment), last_active)
+    def switch_half(self) -> bool:
+        """Switch to the other half if none of its entries are needed; return whether it switched."""
+        with self._writing:
+            if self._last[1 - self._half]:
+                return False
+            self._half, self._written = 1 - self._half, 0
+            return True
+
+    def append(self, entries: Sequence[Entry], *, spare: bool = False) -> None:
+        """
+        Write entries as one record and wait until it is on the disk; blocks this thread.
+
+        Args:
+            entries: ordered by moment.
+            spare: whether to use the reserved space too.
+
+        Raises:
+            HalfIsFull: the record does not fit; nothing was written.
+        """
+        record = pack(entries)
+        size = sum(map(len, record))
+        with self._writing:
+            if not self.has_room(size, spare=spare):
+                raise HalfIsFull(size)
+            self._number += 1
+            before = sealed(RECORD.pack(self._number, time.time_ns(), size), record)
+            _write(self._fd, (before, *record), HEAD_BYTES + self._half * self._half_bytes + self._written)
+            self._written += len(before) + size
+            self._last[self._half] = max(self._last[self._half], entries[-1].moment)
+            number = self._number
+        self._sync(number)
+
+    def discard_before(self, before: int) -> None:
+        """Mark entries older than a moment as not needed."""
+        with self._writing:
+            self._last = [0 if last < before else last for last in self._last]
+
+    def _sync(self, number: int) -> None:
+        """Wait until a record is on the disk; one wait covers all records written while another thread waited."""
+        with self._syncing:
+            if self._synced >= number:
+                return
+            # The kernel reports a write error to only one caller of fdatasync, whichever record was lost: after an
+            # error no record counts as written.
+            if self._has_failed:
+                raise OSError(errno.EIO, os.strerror(errno.EIO))
+            with self._writing:
+                written = self._number
+            try:
+                os.fdatasync(self._fd)
+            except BaseException:
+                self._has_failed = True
+                raise
+            self._synced = written
 
 
-def _open_file(location: str) -> int | None:
-    """Open a regular file for reading; return None for anything else."""
-    try:
-        fd = os.open(location, os.O_RDONLY | os.O_NONBLOCK | os.O_NOFOLLOW)
-    except OSError as error:
-        if error.errno in _NO_FILE:
-            return None
-        raise
-    if not stat.S_ISREG(os.fstat(fd).st_mode):
-        close_now(fd)
-        return None
-    return fd
+def pack(entries: Sequence[Entry]) -> tuple[bytes, ...]:
+    """
+    Encode entries as a record, in consecutive parts so that the contents are not copied.
+
+    The first part is a line of JSON: ``[[moment, path, bytes of the content or null, trace or null], …]``.
+    """
+    head = [
+        (moment, path, None if content is None else len(content), trace) for moment, path, content, trace, _ in entries
+    ]
+    contents = (entry.content for entry in entries if entry.content is not None)
+    return (_encode(head).encode(), b"\n", *contents)
+
+
+def sealed(fields: bytes, record: Sequence[bytes] = ()) -> bytes:
+    """Return *fields* followed by a checksum of them and of the parts of a record."""
+    checksum = zlib.crc32(fields)
+    for part in record:
+        checksum = zlib.crc32(part, checksum)
+    return fields + checksum.to_bytes(BEFORE_RECORD_BYTES - RECORD.size, "big")
+
+
+def _write(fd: int, parts: Sequence[bytes], offset: int) -> None:
+    written = os.pwritev(fd, parts, offset)
+    if written == sum(map(len, parts)):
+        return
+    rest = memoryview(b"".join(parts))[written:]
+    while rest:
+        offset += written
+        written = os.pwrite(fd, rest, offset)
+        rest = rest[written:]

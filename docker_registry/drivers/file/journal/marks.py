@@ -15,8 +15,8 @@ from contextlib import suppress
 from typing import Final
 
 from docker_registry.concurrency import close_now
-from docker_registry.drivers.file.journal.file import sync_folder
-from docker_registry.drivers.file.locks import open_lock
+from docker_registry.drivers.file.reserved_folder import open_lock
+from docker_registry.drivers.file.sync import sync_folder
 
 #: The prefix of the file names.
 PREFIX: Final = "checkpoint-"

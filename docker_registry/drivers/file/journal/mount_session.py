@@ -34,7 +34,7 @@ from pathlib import Path
 from typing import Any, Final, NamedTuple
 
 from docker_registry.concurrency import close_now
-from docker_registry.drivers.file.locks import not_a_lock
+from docker_registry.drivers.file.reserved_folder import not_a_lock
 from docker_registry.drivers.file.sync import filesystem_type
 
 #: The session file, and the prefix of incomplete ones that a killed process may have left.

@@ -4,7 +4,7 @@ Replay of a journal: restores what a file system may have lost, and nothing else
 For each path the last entry counts. Its content is restored only if the path is in a state that the journal knows to be
 older: the file that existed when an entry was made, or a file that an entry put there and whose content may not have
 reached the disk. A file is identified by its inode and modification time, so clocks need not be correct or precise. A
-file that was effects later is identified by its inode alone, if it holds what the journal put there or what a crash
+file that was touched later is identified by its inode alone, if it holds what the journal put there or what a crash
 left of that. Any other file was written after the journal, by another server or from a backup, and stays.
 
 A missing file may have been lost, or removed later by another program. It was removed if the journal never saw the path
@@ -26,12 +26,11 @@ from typing import Final
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now
 from docker_registry.drivers.file.folders import NOT_THERE
-from docker_registry.drivers.file.journal.file import Entry, FileState
+from docker_registry.drivers.file.journal.entries import Entry, FileState
 from docker_registry.drivers.file.journal.journal import MAX_BYTES
-from docker_registry.drivers.file.reading import read_whole
-from docker_registry.drivers.file.staging import Staging, discard, mode_of
+from docker_registry.drivers.file.reserved_folder import Staging, discard, mode_of
 from docker_registry.drivers.file.sync import Disk
-from docker_registry.drivers.file.tree import Tree
+from docker_registry.drivers.file.tree import Tree, read_whole
 from docker_registry.drivers.paths import folders_above
 from docker_registry.errors import PathNotFound, StorageError
 
@@ -194,10 +193,10 @@ def _is_older(found: os.stat_result, change: _Change) -> bool:
     if not change.is_traced:
         # A content is written to a file before it is entered, and so has an older time.
         return found.st_mtime_ns <= change.entered + dependencies.CLOCK_TICK_NANOSECONDS
-    state = FileState.of(found)
+    state = FileState(found.st_ino, found.st_mtime_ns)
     if state in change.known:
         return True
-    # The file of a known state before it was effects. A program can set back the modification time, but not the change
+    # The file of a known state before it was touched. A program can set back the modification time, but not the change
     # time. Where times have whole seconds, the file may have been written until the end of its second.
     until = state.modified + (10**9 - 1 if state.modified % 10**9 == 0 else 0)
     if found.st_ctime_ns <= change.entered + _BUSY_NANOSECONDS and any(

@@ -23,11 +23,11 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from docker_registry.drivers.base import ABSENT
-from docker_registry.drivers.file import FileDriver, linux
+from docker_registry.drivers.file import FileDriver, root
 from docker_registry.drivers.file import driver as driver_module
 from docker_registry.drivers.file.journal import journal as journal_module
+from docker_registry.drivers.file.root import RESERVED
 from docker_registry.drivers.file.sync import Disk
-from docker_registry.drivers.file.tree import RESERVED
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
 
 ROOT = Path(__file__).parents[4]
@@ -680,7 +680,7 @@ def power_for(calls):
     with pytest.MonkeyPatch.context() as monkeypatch:
         for name in CALLS:
             monkeypatch.setattr(os, name, last_only(getattr(os, name)))
-        monkeypatch.setattr(linux, "_exchange", last_only(linux._exchange))
+        monkeypatch.setattr(root, "_exchange", last_only(root._exchange))
         yield
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from docker_registry.drivers.file.locks import FairLock
+from docker_registry.drivers.file.reserved_folder import FairLock
 
 ROOT = Path(__file__).parents[3]
 
@@ -97,7 +97,7 @@ def test_an_error_releases_it(lock):
 def test_holds_between_processes_and_ends_with_them(lock, tmp_path):
     program = (
         "import sys, time\n"
-        "from docker_registry.drivers.file.locks import FairLock\n"
+        "from docker_registry.drivers.file.reserved_folder import FairLock\n"
         "with FairLock(sys.argv[1]).exclusive():\n"
         "    print('held', flush=True)\n"
         "    time.sleep(60)\n"

@@ -11,16 +11,11 @@ from pathlib import Path
 
 import pytest
 
-from docker_registry.drivers.file.journal import file as journal_file
-from docker_registry.drivers.file.journal.file import (
-    Entry,
-    FileState,
-    HalfIsFull,
-    JournalFile,
-    Trace,
-    UnknownVersion,
-)
+from docker_registry.drivers.file.journal.entries import Entry, FileState, Trace
+from docker_registry.drivers.file.journal.head import UnknownVersion, read_head, was_created_in
+from docker_registry.drivers.file.journal.journal import HalfIsFull, JournalFile, pack
 from docker_registry.drivers.file.journal.mount_session import MountSession
+from docker_registry.drivers.file.journal.recovery import read_entries
 
 SESSION = MountSession("0b5c5b0e000040008000000000000000", 1_700_000_000_000_000_000)
 HALF_BYTES = 128 * 1024
@@ -32,14 +27,14 @@ def file(tmp_path):
 
 
 def write(file, *entries, spare=False):
-    file.append(journal_file.pack(entries), entries[-1].moment, spare=spare)
+    file.append(entries, spare=spare)
 
 
 def read(location):
     fd = os.open(location, os.O_RDONLY)
     try:
         # Without the time of day, which is another with each run.
-        return [entry._replace(entered=0) for entry in journal_file.read_entries(fd)]
+        return [entry._replace(entered=0) for entry in read_entries(fd)]
     finally:
         os.close(fd)
 
@@ -55,16 +50,16 @@ class TestAJournalFile:
         before = time.time_ns()
         write(file, Entry(1, "a"))
         fd = os.open(file.location, os.O_RDONLY)
-        (entry,) = journal_file.read_entries(fd)
+        (entry,) = read_entries(fd)
         os.close(fd)
         assert before <= entry.entered <= time.time_ns()
 
     def test_names_its_session(self, file, tmp_path):
         fd = os.open(file.location, os.O_RDWR)
-        assert SESSION == journal_file.read_head(fd).session
+        assert SESSION == read_head(fd).session
         for length in (83, 55, 7, 0):  # no journal
             os.ftruncate(fd, length)
-            assert journal_file.read_head(fd) is None
+            assert read_head(fd) is None
         os.close(fd)
 
     def test_is_distinguished_from_a_copy(self, file, tmp_path):
@@ -75,7 +70,7 @@ class TestAJournalFile:
         for location in (file.location, *locations):
             fd = os.open(location, os.O_RDONLY)
             folder = os.path.dirname(location)
-            found.append(journal_file.was_created_in(journal_file.read_head(fd), fd, folder))
+            found.append(was_created_in(read_head(fd), fd, folder))
             os.close(fd)
         assert [True, False, False] == found
 
@@ -89,7 +84,7 @@ class TestAJournalFile:
         fd = os.open(tmp_path / "journal", os.O_RDWR | os.O_CREAT)
         os.write(fd, b"journal3".ljust(4096, b"x"))
         with pytest.raises(UnknownVersion):
-            journal_file.read_head(fd)
+            read_head(fd)
         os.close(fd)
 
     def test_is_locked_by_its_writer(self, file):
@@ -111,10 +106,10 @@ class TestACrashInTheMiddle:
     @pytest.mark.parametrize("damage", [lambda byte: 0, lambda byte: byte ^ 1])
     def test_loses_only_the_last_record(self, file, damage):
         write(file, first := Entry(1, "a", b"first"))
-        start = sum(map(len, journal_file.pack([first]))) + 24
+        start = sum(map(len, pack([first]))) + 24
         write(file, second := Entry(2, "b", b"second"))
         content = bytearray(Path(file.location).read_bytes())
-        length = sum(map(len, journal_file.pack([second]))) + 24
+        length = sum(map(len, pack([second]))) + 24
         assert [first, second] == read(file.location)
         for position in range(4096 + start, 4096 + start + length):
             if damage(content[position]) == content[position]:

@@ -9,7 +9,7 @@ import pytest
 
 from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.file import FileDriver
-from docker_registry.drivers.file.transaction import MAX_WAITING
+from docker_registry.drivers.file.small_writes import MAX_WAITING
 from docker_registry.errors import PathNotFound, PreconditionFailed
 from tests.support.gevent_program import under_gevent
 

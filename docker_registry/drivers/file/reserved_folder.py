@@ -1,0 +1,269 @@
+"""
+The driver's own folder in the root of a store: staged files, and locks between threads, processes and hosts.
+
+::
+
+    .docker-registry/
+        aside/0a1b2c3d/<name>        files that are being written or removed
+        short-lived/0a1b2c3d/<name>  the same of scratch files
+        locks/00 … 3f                locks of paths
+        locks/short-lived/00 … 3f    the same of scratch files
+        journals/gate, lock          the lock that excludes all changes
+        journals/<name>, session, …  see :mod:`~.journal.journal` and :mod:`~.journal.mount_session`
+
+**Staging.** A staged file has a unique name in one of sixteen subfolders, which ext4 spreads over the disk: otherwise
+creating files would take half of the time of a small push (:func:`~.linux.spread_subfolders`). The file system chooses
+the location of a subfolder by its name, so each store uses its own random names. Leftovers of dead processes are
+removed by age (:mod:`~.leftovers`).
+
+**Locks** use flock(2). :class:`PathLocks` orders the changes of one path. :class:`FairLock` lets a few operations, such
+as a checkpoint, exclude all changes. The lock files are never removed.
+"""
+
+from __future__ import annotations
+
+import errno
+import fcntl
+import os
+import re
+import secrets
+import zlib
+from collections import deque
+from collections.abc import Iterator
+from contextlib import AbstractContextManager, contextmanager
+from typing import Final
+
+from docker_registry.concurrency import close_now
+from docker_registry.drivers.base import Bytes
+from docker_registry.errors import StorageError
+
+#: The names of the subfolders must not change: processes of older versions may use the same store.
+STAGING: Final = "aside"
+SCRATCH: Final = "short-lived"
+LOCKS: Final = "locks"
+JOURNALS: Final = "journals"
+
+#: The minimum number of subfolders. Two processes that create a store at the same time may make more.
+_SUBFOLDERS: Final = 16
+
+#: The length of a subfolder's name; the names of all other entries are longer.
+_SUBFOLDER_CHARACTERS: Final = 8
+_SUBFOLDER: Final = re.compile(f"[0-9a-f]{{{_SUBFOLDER_CHARACTERS}}}")
+
+#: Files that other servers of the same folder read too, such as nginx or another registry.
+SHARED: Final = 0o644
+
+#: Keys and passwords.
+SECRET: Final = 0o600
+
+#: The key that signs tokens of API V1; earlier versions created it world-readable.
+KEYS: Final = ("docker/registry/v2/_v1/token-key",)
+
+#: The file names of a :class:`FairLock`. They must not change: processes of older versions lock the same files.
+FAIR_LOCK_NAMES: Final = ("gate", "lock")
+
+#: Opening a pipe must not block; a pipe can be locked like a file.
+_LOCK_FLAGS: Final = os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW
+
+#: Errors for a folder, a symbolic link and a socket.
+_NO_FILE: Final = {errno.EISDIR, errno.ELOOP, errno.ENXIO}
+
+
+# -------------------------------------------------------------------------------------------------------------- staging
+
+
+class Staging:
+    """
+    A staging folder in the same file system as the store.
+
+    Attributes:
+        subfolders: the subfolders in use.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self.folder = folder
+        self.subfolders: list[str] = []
+        self._deferred: deque[str] = deque()
+
+    def prepare(self) -> None:
+        """Find the existing subfolders and create the missing ones."""
+        self.subfolders = self.found()
+        while len(self.subfolders) < _SUBFOLDERS:
+            self.subfolders.append(f"{self.folder}/{secrets.token_hex(_SUBFOLDER_CHARACTERS // 2)}")
+            os.mkdir(self.subfolders[-1])
+
+    def new(self) -> str:
+        """Return an unused path in one of the subfolders."""
+        name = os.urandom(16).hex()
+        return f"{self.subfolders[int(name[0], 16)]}/{name}"
+
+    def create(self, mode: int = SHARED) -> tuple[str, int]:
+        """Create a file; return its path in the file system and its descriptor."""
+        location = self.new()
+        return location, os.open(location, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode)
+
+    def write(self, content: Bytes, *, mode: int = SHARED) -> tuple[str, os.stat_result]:
+        """
+        Write a small file; return its path in the file system and its metadata.
+
+        Args:
+            mode: permission bits of the file.
+        """
+        location, fd = self.create(mode)
+        try:
+            write_whole(fd, content)
+            return location, os.fstat(fd)
+        except BaseException:
+            discard(location)
+            raise
+        finally:
+            close_now(fd)
+
+    def defer_removal(self, location: str) -> None:
+        """Queue a file in the staging folder for :meth:`remove_deferred`."""
+        self._deferred.append(location)
+
+    def remove_deferred(self) -> None:
+        """Remove the files queued by :meth:`defer_removal`; blocks this thread."""
+        while self._deferred:
+            discard(self._deferred.popleft())
+
+    def found(self) -> list[str]:
+        """Return the subfolders that exist, those made by other processes too."""
+        with os.scandir(self.folder) as entries:
+            return [
+                entry.path
+                for entry in entries
+                if _SUBFOLDER.fullmatch(entry.name) and entry.is_dir(follow_symlinks=False)
+            ]
+
+
+def write_whole(fd: int, content: Bytes) -> None:
+    """Write all of *content* to a file."""
+    rest = memoryview(content)
+    while rest:
+        rest = rest[os.write(fd, rest) :]
+
+
+def discard(location: str, *, is_staged: bool = True) -> None:
+    """Remove a file or folder. Errors in the staging folder are ignored: the entry is removed later as a leftover."""
+    try:
+        _remove(location)
+    except OSError:  # usually already moved to its final path
+        if not is_staged:
+            raise
+
+
+def _remove(location: str) -> None:
+    # shutil.rmtree would close each folder in a separate turn of gevent's event loop.
+    try:
+        os.unlink(location)
+    except IsADirectoryError:
+        with os.scandir(location) as entries:
+            for entry in entries:
+                _remove(entry.path)
+        os.rmdir(location)
+
+
+def mode_of(path: str) -> int:
+    """Return the mode of the file for a path of the store: only its owner may read a secret."""
+    return SECRET if path in KEYS or "/_auth/" in path else SHARED
+
+
+# ---------------------------------------------------------------------------------------------------------------- locks
+
+
+class PathLocks:
+    """
+    A folder with 64 lock files; a checksum of the path selects the file.
+
+    Locks are held briefly, so 64 suffice. More would only take longer to create, each on first use.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._locations = [f"{folder}/{number:02x}" for number in range(64)]
+
+    @contextmanager
+    def hold(self, *paths: str) -> Iterator[None]:
+        """Hold the locks of these paths; blocks this thread."""
+        held: list[int] = []
+        try:
+            # A fixed order prevents deadlocks.
+            for location in sorted({self._locations[zlib.crc32(path.encode()) & 63] for path in paths}):
+                held.append(_open_writable(location))
+                fcntl.flock(held[-1], fcntl.LOCK_EX)
+            yield
+        finally:
+            for fd in held:
+                close_now(fd)
+
+
+class FairLock:
+    """
+    A fair shared/exclusive lock between the threads and processes of a host, over two files in an existing folder.
+
+    Acquire the first file, then the second, then release the first. A writer takes both exclusively. While it waits for
+    the second it holds the first, so no new reader can enter, and it waits only for the readers that hold the second.
+    """
+
+    def __init__(self, folder: str) -> None:
+        self._first, self._second = (f"{folder}/{name}" for name in FAIR_LOCK_NAMES)
+
+    def shared(self) -> AbstractContextManager[None]:
+        """Hold the lock in shared mode; blocks this thread while a writer holds it or waits for it."""
+        return self._hold(fcntl.LOCK_SH)
+
+    def exclusive(self) -> AbstractContextManager[None]:
+        """Hold the lock exclusively; blocks this thread until all readers have released it."""
+        return self._hold(fcntl.LOCK_EX)
+
+    @contextmanager
+    def _hold(self, operation: int) -> Iterator[None]:
+        first = _acquire(self._first, operation)
+        try:
+            second = _acquire(self._second, operation)
+        finally:
+            close_now(first)
+        try:
+            yield
+        finally:
+            close_now(second)
+
+
+def open_lock(location: str) -> int:
+    """
+    Open a lock file for reading, creating it if it does not exist.
+
+    Raises:
+        StorageError: something else than a file has its name.
+    """
+    try:
+        return os.open(location, os.O_RDONLY | _LOCK_FLAGS, 0o644)
+    except OSError as error:
+        raise not_a_lock(location, error) from None
+
+
+def not_a_lock(location: str, error: OSError) -> Exception:
+    """Return the exception to raise when a lock file cannot be opened."""
+    if error.errno in _NO_FILE:
+        folder, name = location.rsplit("/", 2)[1:]
+        return StorageError(f"{folder}/{name}, in the folder .docker-registry of the store, must be a file. Remove it.")
+    return error
+
+
+def _open_writable(location: str) -> int:
+    try:
+        return os.open(location, os.O_RDWR | _LOCK_FLAGS, 0o644)
+    except OSError:  # perhaps another user owns it; only NFS needs write access for an exclusive lock
+        return open_lock(location)
+
+
+def _acquire(location: str, operation: int) -> int:
+    """Return a descriptor that holds a lock until it is closed."""
+    fd = open_lock(location)  # read-only, because another user may own the file
+    try:
+        fcntl.flock(fd, operation)
+    except BaseException:
+        close_now(fd)
+        raise
+    return fd
