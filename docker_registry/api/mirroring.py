@@ -11,7 +11,7 @@ from flask import Flask, Response, request
 
 from docker_registry.api.arriving_body import ArrivingBody
 from docker_registry.api.requests import REQUESTED_NAME
-from docker_registry.errors import NameInvalid, UpstreamError
+from docker_registry.errors import ImageRepositoryUnknown, NameInvalid, UpstreamError
 from docker_registry.http.exchange import context_of
 from docker_registry.registry.mirror.namespaces import Namespaces, name_here
 
@@ -27,11 +27,16 @@ def use_namespaces(app: Flask, namespaces: Namespaces) -> None:
     """
     Replace the name in a request that means a mirrored registry by the name that its repository has here.
 
+    Under a host that stands for a mirrored registry, API V1 is not served: its names would be those of repositories
+    that were pushed to this registry.
+
     Install this before the hooks that check what the client may do, which must see the name here.
     """
 
     @app.url_value_preprocessor
     def replace_name(endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
+        if (endpoint or "").startswith("v1_") and namespaces.find("", request.host) is not None:
+            raise ImageRepositoryUnknown("API V1 is not served under this host.")
         if not values or "name" not in values or not (endpoint or "").startswith("v2_"):
             return
         given = set(request.args.getlist("ns"))

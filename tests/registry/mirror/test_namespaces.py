@@ -117,6 +117,25 @@ class TestARegistryThatIsNamedInRequests:
         refused = named.client.post(f"/v2/{THERE}/blobs/uploads/", base_url="http://hub.example:5000")
         assert 405 == refused.status_code
 
+    def test_does_not_serve_api_v1_by_the_host_of_the_upstream(self, open_mirror):
+        """Otherwise old Dockers, which turn to it after a 404, would get a repository that was pushed here."""
+        mirrored = open_mirror(mirroring={"hosts": {"hub.example": "up.example"}}, v1=True)
+        tag = f"/v1/repositories/{THERE}/tags/v1"
+        for digest, content in PRIVATE.blobs.items():
+            mirrored.client.post(f"/v2/{THERE}/blobs/uploads/?digest={digest}", data=content)
+        mirrored.client.put(PATH, data=PRIVATE.manifest, content_type=OCI_MANIFEST)
+        assert [200, 200] == [mirrored.client.get(path).status_code for path in (tag, "/v1/search")]
+        for method, path in (
+            ("GET", tag),
+            ("GET", f"/v1/repositories/{THERE}/images"),
+            ("GET", "/v1/search"),
+            ("PUT", tag),
+            ("DELETE", tag),
+        ):
+            answer = mirrored.client.open(path, method=method, base_url="http://hub.example:5000", data=b"x")
+            assert (404, True) == (answer.status_code, "not served under this host" in answer.json["error"]), path
+        assert 200 == mirrored.client.get("/v1/_ping", base_url="http://hub.example").status_code
+
     def test_is_called_by_the_name_of_the_upstream_in_lists(self, named):
         assert 200 == named.client.get(f"{PATH}?ns=up.example").status_code
         assert [NAME] == named.client.get("/v2/_catalog").json["repositories"]
