@@ -6,12 +6,15 @@ import contextlib
 import json
 import os
 import random
+import re
 import signal
 import time
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 
 import pytest
 import requests
+from prometheus_client.parser import text_string_to_metric_families
 
 from tests.support.clients.programs import missing
 from tests.support.clients.v2 import Client, digest_of
@@ -54,6 +57,9 @@ def mirror(tmp_path_factory, peer, slow):
     settings = {
         "storage": "file",
         "storage_path": str(folder / "store"),
+        "metrics": True,
+        "search_backend": "sqlalchemy",
+        "sqlalchemy_index_database": f"sqlite:///{folder}/search.db",
         "mirroring": {
             "upstreams": [{"name": "up.example", "url": peer.url}, {"name": "slow.example", "url": slow.url}]
         },
@@ -74,7 +80,39 @@ class TestAMirrorOfDistribution:
         with Client(mirror.url) as client:
             assert INDEX.contents == pull(client, NAME, INDEX.digest)
             assert ([NAME], ["v1"]) == (client.repositories(), client.tags(NAME))
-        assert "Traceback" not in mirror.log.read_text()
+        wait_until(lambda: [NAME] == search(mirror, "library"))
+        log = mirror.log.read_text()
+        assert "Traceback" not in log
+        asked = re.findall(r"upstream up\.example: (\w+) (\S+) (\d+) [0-9.]+ s\n", log)
+        paths = [f"manifests/{digest}" for digest in ("v1", *(image.digest for image in INDEX.images))]
+        paths += [f"blobs/{digest}" for image in INDEX.images for digest in image.blobs]
+        assert sorted(("GET", f"library/app/{path}", "200") for path in paths) == sorted(asked)
+        wait_until(partial(self.has_counted, mirror), partial(metrics, mirror))
+
+    def has_counted(self, mirror):
+        """Return whether the metrics show that each blob was fetched once, and sent to three clients."""
+        blobs = {digest: content for image in INDEX.images for digest, content in image.blobs.items()}
+        times, size = 3 * len(blobs), sum(map(len, blobs.values()))
+        counted = {
+            row.name: row.value
+            for family in text_string_to_metric_families(metrics(mirror))
+            for row in family.samples
+            if row.labels == {"type": "blob", "upstream": "up.example"}
+        }
+        expected = {
+            "requests": times, "hits": times - len(blobs), "misses": len(blobs),
+            "pulled_bytes": size, "pushed_bytes": 3 * size,
+        }  # fmt: skip
+        return {f"registry_proxy_{name}_total": value for name, value in expected.items()} == counted
+
+
+def search(mirror, text):
+    answer = requests.get(f"{mirror.url}/v1/search", {"q": text}, timeout=60)
+    return [result["name"] for result in answer.json()["results"]]
+
+
+def metrics(mirror):
+    return requests.get(f"{mirror.url}/metrics", timeout=60).text
 
 
 class TestManyClients:

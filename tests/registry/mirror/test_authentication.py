@@ -17,6 +17,7 @@ from docker_registry.registry.mirror import hosts
 from docker_registry.registry.mirror.challenge import Challenge, parse_challenges
 from docker_registry.registry.mirror.upstream import open_credentials, parse_upstream
 from tests.registry.mirror.conftest import THERE
+from tests.support.clock import Clock
 from tests.support.images import make_image
 from tests.support.servers.upstream import Answer, Upstream
 
@@ -76,6 +77,21 @@ class TestTokens:
         assert {200} == pull(open_mirror(**login))
         scope = {"service": ["a, b"], "scope": [f"repository:{THERE}:pull"]}
         assert [(scope, BASIC if login else None)] == hub.queries
+
+    def test_belong_to_one_repository_and_are_not_used_until_their_end(self, mirrored, upstream):
+        hub = Hub(upstream)
+        clock = mirrored.services.mirror._clients[0]._authenticator._now = Clock()
+        upstream.add("library/other", "v1", IMAGE)
+        assert {200} == pull(mirrored)
+        assert 200 == mirrored.get("manifests/v1", "up.example/library/other").status_code
+        assert 2 == len(hub.queries)
+        clock.now += 299
+        hub.valid.clear()
+        upstream.requests.clear()
+        upstream.add(THERE, "v2", IMAGE)
+        assert 200 == mirrored.get("manifests/v2").status_code
+        sent = [headers.get("authorization") for _, path, headers in upstream.requests if path.startswith("/v2/")]
+        assert [None, "Bearer token3"] == sent
 
     def test_are_requested_without_a_scope_in_the_challenge(self, mirrored, upstream):
         hub = Hub(upstream, token=None, access_token="token1", expires_in=None)
