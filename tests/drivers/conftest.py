@@ -4,9 +4,8 @@ import functools
 
 import pytest
 
-# Failed assertions of the suite show both values. By name, because third parties import the package too.
-SUBJECTS = ("conditions", "contents", "folders", "paths")
-pytest.register_assert_rewrite(*(f"docker_registry.drivers.testing_{subject}" for subject in SUBJECTS))
+# Failed assertions of the shared suite show both values.
+pytest.register_assert_rewrite("docker_registry.drivers.testing")
 
 
 @pytest.fixture(scope="session", autouse=True)
