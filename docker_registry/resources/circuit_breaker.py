@@ -1,71 +1,77 @@
-"""Circuit breaker for an upstream: after repeated failures it is asked only now and then, so that no client waits."""
+"""Circuit breaker: after repeated failures a service is asked only now and then, so that no client waits for it."""
 
 from __future__ import annotations
 
 import logging
 import time
 from collections.abc import Callable
-from typing import Final
-
-from docker_registry.errors import UpstreamUnavailable
 
 logger = logging.getLogger(__name__)
 
-#: Failures in a row that open the circuit.
-MAX_FAILURES: Final = 5
-
-#: Time between two attempts while the circuit is open.
-PROBE_SECONDS: Final = 30.0
-
 
 class CircuitBreaker:
-    """
-    Counts the failures of one upstream.
+    """Counts the consecutive failures of one service that is reached over the network."""
 
-    A failure is a connection that cannot be made or breaks, a timeout, or a status of 500 or more.
-    """
-
-    def __init__(self, name: str, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        service: str,
+        unavailable: Callable[[], Exception],
+        *,
+        max_failures: int,
+        probe_seconds: float,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         """
         Args:
-            name: name of the upstream, for messages.
-            now: the clock, seconds.
+            service: the service in log messages, such as ``the upstream docker.io``.
+            unavailable: returns the error for a request that is not sent.
+            max_failures: consecutive failures that open the circuit.
+            probe_seconds: time between two requests while the circuit is open.
+            now: a monotonic clock; returns seconds.
         """
-        self._name = name
+        self._service = service
+        self._unavailable = unavailable
+        self._max_failures = max_failures
+        self._probe_seconds = probe_seconds
         self._now = now
         self._failures = 0
         self._probe_at = 0.0
 
     @property
     def is_open(self) -> bool:
-        """Whether requests fail without asking the upstream, except one in :data:`PROBE_SECONDS`."""
-        return self._failures >= MAX_FAILURES
+        """Whether requests are refused, except one in each probe interval."""
+        return self._failures >= self._max_failures
 
     def check(self) -> None:
         """
-        Allow a request to the upstream; while the circuit is open, one in :data:`PROBE_SECONDS`.
+        Allow a request to the service; while the circuit is open, one in each probe interval.
 
         Raises:
-            UpstreamUnavailable: the upstream is not asked now.
+            Exception: the error of *unavailable*; the request must not be sent now.
         """
         if not self.is_open:
             return
         if self._now() < self._probe_at:
-            raise UpstreamUnavailable(upstream=self._name)
-        self._probe_at = self._now() + PROBE_SECONDS
+            raise self._unavailable()
+        self._probe_at = self._now() + self._probe_seconds
 
     def record_failure(self, reason: object) -> None:
-        """Count a failure."""
+        """
+        Count a failure.
+
+        Args:
+            reason: logged when the circuit opens.
+        """
         self._failures += 1
-        self._probe_at = self._now() + PROBE_SECONDS
-        if self._failures == MAX_FAILURES:
+        self._probe_at = self._now() + self._probe_seconds
+        if self._failures == self._max_failures:
             logger.warning(
-                "the upstream %s failed %d times, now it is asked every %g seconds: %s",
-                self._name, MAX_FAILURES, PROBE_SECONDS, reason,
+                "%s failed %d times, now it is asked every %g seconds: %s",
+                self._service, self._max_failures, self._probe_seconds, reason,
             )  # fmt: skip
 
     def record_success(self) -> None:
         """Close the circuit."""
         if self.is_open:
-            logger.info("the upstream %s answers again", self._name)
+            logger.info("%s answers again", self._service)
         self._failures = 0

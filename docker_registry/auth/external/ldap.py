@@ -24,6 +24,7 @@ from docker_registry.auth.external.ldap_directory import DN, USER, Directory, na
 from docker_registry.auth.users import htpasswd
 from docker_registry.concurrency import check_client
 from docker_registry.errors import AuthorityUnavailable, Invalid, Overloaded
+from docker_registry.resources.circuit_breaker import CircuitBreaker
 
 if TYPE_CHECKING:
     from ldap3 import Connection
@@ -79,8 +80,9 @@ class LdapUsers:
         self._right: OrderedDict[bytes, tuple[frozenset[str], float]] = OrderedDict()
         self._connections = threading.Semaphore(MAX_CONNECTIONS)
         self._waiting = 0
-        self._failures = 0
-        self._retry_at = 0.0
+        self._breaker = CircuitBreaker(
+            "the LDAP directory", _unusable, max_failures=MAX_FAILURES, probe_seconds=RETRY_SECONDS, now=now
+        )
         found = [directory.host, directory.user_base, directory.user_filter, directory.group_base,
                  directory.group_filter, directory.group_name]  # fmt: skip
         self.version = VERSION_PREFIX + hashlib.sha256(json.dumps(found).encode()).hexdigest()[:16]
@@ -160,18 +162,14 @@ class LdapUsers:
     def _ask(self, name: str, password: str) -> frozenset[str] | None:
         from ldap3.core.exceptions import LDAPException
 
-        if self._failures >= MAX_FAILURES:
-            if self._now() < self._retry_at:
-                raise AuthorityUnavailable("The LDAP directory cannot be used.")
-            self._retry_at = self._now() + RETRY_SECONDS  # for others than this login
+        self._breaker.check()
         try:
             groups = self._log_in(name, password)
         except (LDAPException, OSError) as error:
-            self._failures += 1
-            self._retry_at = self._now() + RETRY_SECONDS
+            self._breaker.record_failure(type(error).__name__)
             logger.error("the LDAP directory cannot be used: %s", type(error).__name__)
-            raise AuthorityUnavailable("The LDAP directory cannot be used.") from None
-        self._failures = 0
+            raise _unusable() from None
+        self._breaker.record_success()
         return groups
 
     def _log_in(self, name: str, password: str) -> frozenset[str] | None:
@@ -181,7 +179,7 @@ class LdapUsers:
         with self._bound(place.bind_dn, place.bind_password() if place.bind_dn else None) as searching:
             if searching is None:
                 logger.error("the LDAP directory refuses the account %s", place.bind_dn)
-                raise AuthorityUnavailable("The LDAP directory cannot be used.")
+                raise _unusable()
             user = escape_filter_chars(name)
             wanted = place.user_filter.replace(USER, user)
             found = self._search(searching, place.user_base, wanted, place.user_attributes, 2)
@@ -219,7 +217,7 @@ class LdapUsers:
         accepted = (results.RESULT_SUCCESS, results.RESULT_SIZE_LIMIT_EXCEEDED, results.RESULT_NO_SUCH_OBJECT)
         if connection.result["result"] not in accepted:
             logger.error("the LDAP directory refuses the search: %s", connection.result["description"])
-            raise AuthorityUnavailable("The LDAP directory cannot be used.")
+            raise _unusable()
         return [entry for entry in connection.response or () if entry["type"] == "searchResEntry"]
 
     @contextmanager
@@ -252,21 +250,25 @@ class LdapUsers:
             connection.open()
             if place.security == "starttls" and not connection.start_tls():
                 logger.error("the LDAP directory refuses StartTLS")
-                raise AuthorityUnavailable("The LDAP directory cannot be used.")
+                raise _unusable()
             try:
                 is_bound = connection.bind()
             except (LDAPException, OSError) as error:
                 if not is_user:
                     raise
-                self._failures = 0
+                self._breaker.record_success()
                 logger.error("the LDAP directory does not answer the login of a user: %s", type(error).__name__)
-                raise AuthorityUnavailable("The LDAP directory cannot be used.") from None
+                raise _unusable() from None
             if connection.result["result"] in _UNDECIDED:
                 logger.error("the LDAP directory cannot log in: %s", connection.result["description"])
-                raise AuthorityUnavailable("The LDAP directory cannot be used.")
+                raise _unusable()
             yield connection if is_bound else None
         finally:
             _close(connection)
+
+
+def _unusable() -> AuthorityUnavailable:
+    return AuthorityUnavailable("The LDAP directory cannot be used.")
 
 
 def _close(connection: Connection) -> None:

@@ -28,17 +28,22 @@ from docker_registry.registry.manifest_payload import DOCKER_LIST, DOCKER_MANIFE
 from docker_registry.registry.mirror import hosts, responses
 from docker_registry.registry.mirror.adapter import UpstreamSession
 from docker_registry.registry.mirror.authenticator import Authenticator
-from docker_registry.registry.mirror.circuit_breaker import CircuitBreaker
 from docker_registry.registry.mirror.credentials import Credentials
 from docker_registry.registry.mirror.responses import TagState, UpstreamBlob, UpstreamManifest, UpstreamPage
 from docker_registry.registry.mirror.status import Reachability
 from docker_registry.registry.mirror.upstream import Upstream
 from docker_registry.registry.names import Digest, Reference, Tag
+from docker_registry.resources.circuit_breaker import CircuitBreaker
 from docker_registry.resources.memory_budget import MemoryBudget
 
 logger = logging.getLogger(__name__)
 
 MAX_REDIRECTS: Final = 10
+
+#: Consecutive failures after which an upstream is asked only once in this time. A failure is a connection that cannot
+#: be made or breaks, a timeout, or a status of 500 or more.
+_MAX_FAILURES: Final = 5
+PROBE_SECONDS: Final = 30.0
 
 _ACCEPT: Final = f"{OCI_INDEX}, {DOCKER_LIST}, {OCI_MANIFEST}, {DOCKER_MANIFEST}"
 _REDIRECTS: Final = frozenset({301, 302, 303, 307, 308})
@@ -92,7 +97,12 @@ class UpstreamClient:
         self._via = via
         self._is_offline = is_offline
         self._limited_until = 0.0
-        self._breaker = CircuitBreaker(upstream.name)
+        self._breaker = CircuitBreaker(
+            f"the upstream {upstream.name}",
+            lambda: UpstreamUnavailable(upstream=upstream.name),
+            max_failures=_MAX_FAILURES,
+            probe_seconds=PROBE_SECONDS,
+        )
         self._timeouts = min(10.0, upstream.timeout_seconds), upstream.timeout_seconds
         self._session = UpstreamSession(
             user_agent,

@@ -11,7 +11,7 @@ import pytest
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.registry import layout
 from docker_registry.registry.maintenance.store_paths import blob_digest
-from docker_registry.registry.mirror import circuit_breaker
+from docker_registry.registry.mirror.client import PROBE_SECONDS
 from docker_registry.registry.names import Digest
 from tests.registry.mirror.conftest import NAME, THERE, Mirrored
 from tests.registry.mirror.test_authentication import LOGIN, Hub
@@ -106,7 +106,7 @@ def test_a_hostile_upstream_does_no_harm(upstream, pulls):
             for _ in range(pulls):
                 tag = chance.choice([*images])
                 results[pull(mirrored, tag, images[tag])] += 1
-                clock.now += circuit_breaker.PROBE_SECONDS + 1
+                clock.now += PROBE_SECONDS + 1
         assert {"GET"} == {method for method, _, _ in storage.requests}
         sent = {name for _, _, headers in storage.requests for name in headers}
         assert sent <= {"host", "user-agent", "accept-encoding", "connection", "via", "range", "if-range"}
