@@ -1,25 +1,24 @@
 """
 Configuration files of the CNCF distribution registry (registry:2 and registry:3): ``version: 0.1``.
 
-A file is translated into settings of this registry; :mod:`docker_registry.config.distribution_keys` lists its keys.
-What would be dangerous to ignore prevents the start.
+A file is translated into settings of this registry: the keys that :mod:`.distribution_keys` lists one by one, then the
+sections whose keys depend on each other (:mod:`.distribution_sections`). A key that would be dangerous to ignore
+prevents the start.
 """
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any, Final
-from urllib.parse import urlsplit
 
 import yaml
 
-from docker_registry.config.distribution_keys import DRIVERS, FALSE, KEYS, NOT_NEEDED, NOT_SUPPORTED, REFUSED, SAME, Key
-from docker_registry.config.distribution_values import address, duration, is_true, seconds, text
+from docker_registry.config.distribution_keys import DRIVERS, KEYS, NOT_NEEDED, NOT_SUPPORTED, REFUSED, SAME, Key
+from docker_registry.config.distribution_sections import SECTIONS, Translation, is_cloudfront
+from docker_registry.config.distribution_values import text
 from docker_registry.config.plain_variables import settings_of_plain_variables
 from docker_registry.errors import ConfigError
 
@@ -34,50 +33,11 @@ _KUBERNETES: Final = re.compile(
 )
 
 
-_CORS: Final = {
-    "access-control-allow-origin": "origins",
-    "access-control-allow-methods": "methods",
-    "access-control-allow-headers": "headers",
-    "access-control-expose-headers": "expose_headers",
-    "access-control-allow-credentials": "supports_credentials",
-    "access-control-max-age": "max_age",
-}
-
 #: Variables of this registry's server, which are no settings.
 _SERVER: Final = {"REGISTRY_HOST", "REGISTRY_MAX_CONNECTIONS_PER_ADDRESS"}
 
 #: Sections whose unknown keys prevent the start, as ignoring them may open the registry.
 _STRICT: Final = ("auth", "http.tls", "proxy", "storage.maintenance.readonly")
-
-#: Longer than any upload lives: purging is off.
-_NEVER_SECONDS: Final = 100 * 365 * 86400
-
-#: How long a pull-through proxy keeps content by default.
-_PROXY_TTL: Final = "168h"
-
-
-@dataclass(slots=True)
-class Translation:
-    """
-    What a file becomes.
-
-    Attributes:
-        settings: settings of this registry, nested in sections.
-        environment: environment variables of the server.
-        ignored: keys without effect, each with the reason.
-    """
-
-    settings: dict[str, Any] = field(default_factory=dict)
-    environment: dict[str, str] = field(default_factory=dict)
-    ignored: list[str] = field(default_factory=list)
-
-    def set(self, name: str, value: Any) -> None:
-        """Set a setting by its dotted name."""
-        *sections, last = name.split(".")
-        tree = self.settings
-        for section in sections:
-            tree = tree.setdefault(section, {})
-        tree[last] = value
 
 
 def is_distribution(tree: Mapping[str, Any]) -> bool:
@@ -205,14 +165,14 @@ def _translate(given: dict[str, Any], made: Translation) -> None:
             raise ValueError(f"{name} is unknown, and dangerous to ignore")
         if key is None:
             made.ignored.append(f"{name} (unknown)")
-        elif key.verdict == REFUSED and not (name == "middleware.storage" and _is_cloudfront(value)):
+        elif key.verdict == REFUSED and not (name == "middleware.storage" and is_cloudfront(value)):
             if value not in (None, [], {}) and text(value) not in key.accepted:
                 raise ValueError(f"{name} cannot be honoured. {key.note}")
         elif key.verdict == NOT_SUPPORTED and value not in (None, [], {}):
             made.ignored.append(f"{name} ({key.note.rstrip('.')})")
         elif name in SAME and value is not None:
             made.set(SAME[name], value)
-    for section in (_storage, _cloudfront, _lists, _maintenance, _auth, _log, _http, _tls, _redis, _proxy):
+    for section in SECTIONS:
         section(given, made)
 
 
@@ -231,216 +191,3 @@ def _key_of(name: str) -> Key | None:
         if name in KEYS:
             return KEYS[name] if KEYS[name].verdict in (REFUSED, NOT_SUPPORTED) else None
     return None
-
-
-def _driver(given: Mapping[str, Any]) -> str:
-    others = {"tag", "delete", "redirect", "cache", "maintenance"}
-    drivers = dict.fromkeys(parts[1] for name in given if (parts := name.split("."))[0] == "storage" and len(parts) > 1)
-    chosen = [driver for driver in drivers if driver not in others]
-    if len(chosen) != 1:
-        raise ValueError(f"storage must have exactly one driver, not {', '.join(chosen) or 'none'}")
-    if chosen[0] not in DRIVERS:
-        raise ValueError(f"storage.{chosen[0]}: there is no such driver")
-    return chosen[0]
-
-
-def _storage(given: dict[str, Any], made: Translation) -> None:
-    driver = _driver(given)
-    ours, names = DRIVERS[driver]
-    made.set("storage", ours)
-    root = {"file": "/var/lib/registry", "s3": "/", "gcs": "/", "swift": "/"}.get(ours)
-    if root:
-        made.set("storage_path", root)
-    if ours == "s3":
-        made.set("s3_encrypt", "false")
-    for name, setting in names.items():
-        value = given.get(f"storage.{driver}.{name}")
-        if value not in (None, ""):
-            made.set(setting, value)
-    deletes = text(given.get("storage.delete.enabled") or "false")
-    for setting in ("delete_tags", "delete_manifests", "delete_blobs"):
-        made.set(setting, deletes)
-    is_local = ours in ("file", "memory")
-    made.set("storage_redirect", str(not is_local and not is_true(given.get("storage.redirect.disable"))).lower())
-    if ours == "swift" and given.get("storage.swift.domain"):
-        for setting in ("swift_user_domain", "swift_project_domain"):
-            made.set(setting, given["storage.swift.domain"])
-    if given.get("validation.manifests.indexes.platforms") in ("all", "All"):
-        made.set("check_index_children", "true")
-
-
-def _cloudfront(given: dict[str, Any], made: Translation) -> None:
-    if _is_cloudfront(given.get("middleware.storage")):
-        options = given["middleware.storage"][0].get("options") or {}
-        settings = {"baseurl": "base", "keypairid": "keyid", "privatekey": "keysecret"}
-        for name, value in options.items():
-            if name in settings:
-                made.set(f"cloudfront.{settings[name]}", value)
-            elif name == "duration":
-                made.set("s3_redirect_seconds", seconds("middleware.storage.options.duration", value))
-            else:
-                made.ignored.append(f"middleware.storage.options.{name} (all clients are redirected to CloudFront)")
-
-
-def _lists(given: dict[str, Any], made: Translation) -> None:
-    sizes = {name: text(given[name]) for name in ("catalog.maxentries", "tags.maxtags") if given.get(name)}
-    if sizes:
-        # A size that is no number is left to the check of the setting.
-        made.set("max_page_entries", max(sizes.values(), key=lambda size: int(size) if size.isdecimal() else math.inf))
-
-
-def _is_cloudfront(middleware: Any) -> bool:
-    return (
-        isinstance(middleware, list)
-        and len(middleware) == 1
-        and isinstance(middleware[0], dict)
-        and middleware[0].get("name") == "cloudfront"
-    )
-
-
-def _maintenance(given: dict[str, Any], made: Translation) -> None:
-    prefix = "storage.maintenance.uploadpurging"
-    if text(given.get(f"{prefix}.enabled") or "true") in FALSE or is_true(given.get(f"{prefix}.dryrun")):
-        made.set("upload_ttl", str(_NEVER_SECONDS))
-        return
-    made.set("upload_ttl", seconds(f"{prefix}.age", given.get(f"{prefix}.age") or "168h"))
-    made.set("upload_purge_interval", seconds(f"{prefix}.interval", given.get(f"{prefix}.interval") or "24h"))
-
-
-def _auth(given: dict[str, Any], made: Translation) -> None:
-    kinds = dict.fromkeys(name.split(".")[1] for name in given if name.startswith("auth."))
-    if given.get("auth") is not None:
-        raise ValueError("auth must be a section with htpasswd or token")
-    unknown = [kind for kind in kinds if kind not in ("htpasswd", "token", "none")]
-    if unknown:
-        raise ValueError(f"auth.{unknown[0]} cannot be honoured. Use htpasswd or token.")
-    if len(kinds) > 1:
-        raise ValueError(f"auth must have one kind, not {' and '.join(kinds)}")
-    if "htpasswd" in kinds:
-        if not given.get("auth.htpasswd.path"):
-            raise ValueError("auth.htpasswd.path is missing")
-        made.set("auth.challenge", "basic")
-    if "token" in kinds and not given.get("auth.token.realm"):
-        raise ValueError("auth.token.realm is missing")
-
-
-def _log(given: dict[str, Any], made: Translation) -> None:
-    level = text(given.get("log.level") or given.get("loglevel") or "info")
-    made.set("loglevel", {"trace": "debug", "fatal": "critical", "panic": "critical"}.get(level, level))
-    formatter = text(given.get("log.formatter") or "text")
-    made.set("log_format", "json" if formatter == "logstash" else formatter)
-    if is_true(given.get("log.accesslog.disabled")):
-        made.environment["GUNICORN_ACCESS_LOG_FILE"] = "none"
-
-
-def _http(given: dict[str, Any], made: Translation) -> None:
-    host, port = address("http.addr", given.get("http.addr") or ":5000")
-    made.environment["REGISTRY_HOST"], made.environment["REGISTRY_PORT"] = host or "0.0.0.0", port  # noqa: S104
-    prefix = text(given.get("http.prefix") or "").strip("/")
-    if prefix:
-        made.set("external_url", f"{text(given.get('http.host') or '').rstrip('/')}/{prefix}")
-    if drain := given.get("http.draintimeout"):
-        made.environment["GUNICORN_GRACEFUL_TIMEOUT"] = seconds("http.draintimeout", drain)
-    if is_true(given.get("http.debug.prometheus.enabled")) and given.get("http.debug.addr"):
-        host, port = address("http.debug.addr", given["http.debug.addr"])
-        made.set("metrics_address", f"{host or '0.0.0.0'}:{port}")  # noqa: S104 - as they do
-    headers = given.get("http.headers") or {}
-    if not isinstance(headers, dict):
-        raise ValueError("http.headers must be a section")
-    for name, values in headers.items():
-        lower = name.lower()
-        values = values if isinstance(values, list) else [values]
-        if lower in _CORS:
-            is_single = lower in ("access-control-allow-credentials", "access-control-max-age")
-            items = [item.strip() for value in values for item in value.split(",")]
-            made.set(f"cors.{_CORS[lower]}", values[0] if is_single else items)
-        elif lower != "x-content-type-options":
-            made.ignored.append(f"http.headers.{name} (set it in a proxy)")
-
-
-def _tls(given: dict[str, Any], made: Translation) -> None:
-    authorities = given.get("http.tls.clientcas") or []
-    authorities = [authorities] if isinstance(authorities, str) else authorities
-    if len(authorities) > 1:
-        raise ValueError("http.tls.clientcas cannot be honoured with several files. Join them into one.")
-    accepted = {"require-and-verify-client-cert": "required", "verify-client-cert-if-given": "optional"}
-    wanted = given.get("http.tls.clientauth") or "require-and-verify-client-cert"
-    if authorities:
-        if wanted not in accepted:
-            raise ValueError(f"http.tls.clientauth cannot be honoured. Use one of {', '.join(accepted)}.")
-        made.set("tls.client_ca", authorities[0])
-        made.set("tls.client_certificates", accepted[wanted])
-    elif given.get("http.tls.clientauth"):
-        raise ValueError("http.tls.clientauth has no effect without http.tls.clientcas")
-    if given.get("http.tls.minimumtls") and given.get("http.tls.certificate"):
-        versions = {"tls1.0": "1.2", "tls1.1": "1.2", "tls1.2": "1.2", "tls1.3": "1.3"}
-        version = text(given["http.tls.minimumtls"])
-        if version not in versions:
-            raise ValueError(f"http.tls.minimumtls must be one of {', '.join(versions)}")
-        made.set("tls.minimum_version", versions[version])
-        if version in ("tls1.0", "tls1.1"):
-            made.ignored.append(f"http.tls.minimumtls {version} (it is 1.2)")
-
-
-def _redis(given: dict[str, Any], made: Translation) -> None:
-    kind = given.get("storage.cache.blobdescriptor") or given.get("storage.cache.layerinfo")
-    if kind != "redis":
-        return
-    addresses = given.get("redis.addrs") or given.get("redis.addr")
-    addresses = [addresses] if isinstance(addresses, str) else addresses or []
-    if given.get("redis.mastername"):
-        made.set("cache_lru.sentinels", addresses)
-        made.set("cache_lru.sentinel_service", given["redis.mastername"])
-    elif len(addresses) != 1:
-        raise ValueError("redis.addrs must have one address; several are no Redis server but a cluster")
-    else:
-        host, port = address("redis.addrs", addresses[0])
-        made.set("cache_lru.host", host or "localhost")
-        made.set("cache_lru.port", port)
-    names = {"username": "username", "password": "password", "db": "db", "sentinelpassword": "sentinel_password",
-             "tls.enabled": "tls"}  # fmt: skip
-    for name, setting in names.items():
-        if given.get(f"redis.{name}"):
-            made.set(f"cache_lru.{setting}", given[f"redis.{name}"])
-    authorities = given.get("redis.tls.rootcas") or []
-    if len(authorities) > 1:
-        raise ValueError("redis.tls.rootcas cannot be honoured with several files. Join them into one.")
-    if authorities:
-        made.set("cache_lru.tls", "true")
-        made.set("cache_lru.tls_ca", authorities[0])
-
-
-def _proxy(given: dict[str, Any], made: Translation) -> None:
-    """Mirror one registry under the names that its repositories have there."""
-    url = text(given.get("proxy.remoteurl") or "")
-    if not url:
-        return
-    name = _upstream_name(url)
-    # distribution asks for each tag that is pulled, and keeps content for a time that begins when it is fetched.
-    upstream = {"name": name, "url": url.rstrip("/"), "ttl": "0"}
-    if command := given.get("proxy.exec.command"):
-        upstream["command"] = text(command)  # in place of a user name and password, as there
-    else:
-        login = {name: given.get(f"proxy.{name}") for name in ("username", "password")}
-        upstream |= {name: text(value) for name, value in login.items() if value}
-    made.set("mirroring.upstreams", [upstream])
-    made.set("mirroring.default", name)
-    made.set("v1", "false")
-    kept = text(given.get("proxy.ttl") or _PROXY_TTL)
-    if kept != "0" and duration("proxy.ttl", kept):  # 0: for ever
-        made.set("mirroring.max_age", seconds("proxy.ttl", kept))
-
-
-def _upstream_name(url: str) -> str:
-    """Return the first part of the names of mirrored repositories: the host of an upstream, with its port."""
-    message = "proxy.remoteurl must be http://HOST or https://HOST"
-    try:
-        parts = urlsplit(url)
-        host, port = parts.hostname or "", parts.port
-    except ValueError:
-        raise ValueError(message) from None
-    if parts.scheme not in ("http", "https") or not host:
-        raise ValueError(message)
-    if host == "registry-1.docker.io":
-        return "docker.io"
-    return re.sub("[^a-z0-9.]+", "-", host if port is None else f"{host}-{port}").strip("-.")

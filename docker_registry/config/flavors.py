@@ -27,6 +27,7 @@ from typing import Any, Final
 import yaml
 
 from docker_registry.config import distribution
+from docker_registry.config.distribution_sections import Translation
 from docker_registry.errors import ConfigError
 
 logger = logging.getLogger(__name__)
@@ -105,7 +106,7 @@ def read_flavor(environ: Mapping[str, str]) -> Flavor:
     return Flavor(path, name, merge(flavors.get(COMMON, {}), flavors[name]), environ)
 
 
-def translate(tree: Mapping[str, Any], environ: Mapping[str, str], path: Path) -> distribution.Translation:
+def translate(tree: Mapping[str, Any], environ: Mapping[str, str], path: Path) -> Translation:
     """
     Translate a file of the CNCF distribution registry; see :func:`docker_registry.config.distribution.translate`.
 
