@@ -1,0 +1,150 @@
+"""
+The Lua scripts by which :class:`~docker_registry.drivers.cache.leased.LeasedCache` changes several keys of Redis
+atomically.
+
+An entry begins with its stamp, 40 hexadecimal digits: the hash of the generations of all folders above its path. Then
+follow ``V`` and the value, or ``L`` and the token of a lease.
+
+Source: https://redis.io/docs/latest/develop/programmability/eval-intro/
+"""
+
+from __future__ import annotations
+
+from typing import Final
+
+#: KEYS: generations, then entries; ARGV: a new token, the lifetime of a new lease in milliseconds, the number of
+#: generations, then for each entry the positions of its generations, separated by spaces. Returns for each entry ``V``
+#: and the value or ``L`` and the lease; then the generations, separated by spaces.
+LOOK_UP: Final = """
+local function get(key)  -- false also for a key of another type, which is not ours and is replaced
+  local value = redis.pcall('GET', key)
+  return type(value) == 'string' and value
+end
+local count = tonumber(ARGV[3])
+local generations = {}
+for i = 1, count do
+  local generation = get(KEYS[i])
+  if not generation or not string.match(generation, '^%x+$') then
+    generation = ARGV[1]
+    redis.call('SET', KEYS[i], generation)
+  end
+  generations[i] = generation
+end
+local answer = {}
+for i = count + 1, #KEYS do
+  local stamp = {}
+  for position in string.gmatch(ARGV[3 + i - count], '%d+') do
+    stamp[#stamp + 1] = generations[tonumber(position)]
+  end
+  stamp = redis.sha1hex(table.concat(stamp, ' '))
+  local found = get(KEYS[i])
+  if found and string.sub(found, 1, 40) == stamp then
+    found = string.sub(found, 41)
+  else
+    found = 'L' .. ARGV[1]
+    redis.call('SET', KEYS[i], stamp .. found, 'PX', ARGV[2])
+  end
+  answer[#answer + 1] = found
+end
+answer[#answer + 1] = table.concat(generations, ' ')
+return answer
+"""
+
+#: KEYS: the entry, the generations; ARGV: the lease, the value, its lifetime in milliseconds or 0 for no limit. Returns
+#: 1 if the entry was filled, otherwise 0.
+FILL: Final = """
+local function get(key)
+  local value = redis.pcall('GET', key)
+  return type(value) == 'string' and value
+end
+local stamp = {}
+for i = 2, #KEYS do
+  local generation = get(KEYS[i])
+  if not generation then
+    return 0
+  end
+  stamp[i - 1] = generation
+end
+stamp = redis.sha1hex(table.concat(stamp, ' '))
+if get(KEYS[1]) ~= stamp .. 'L' .. ARGV[1] then
+  return 0
+end
+if ARGV[3] == '0' then
+  redis.call('SET', KEYS[1], stamp .. 'V' .. ARGV[2])
+else
+  redis.call('SET', KEYS[1], stamp .. 'V' .. ARGV[2], 'PX', ARGV[3])
+end
+return 1
+"""
+
+#: KEYS: entries, generations, further entries; ARGV: the numbers of entries and of generations, a new token, the
+#: lifetime of a lease in milliseconds, then for each entry the positions of its generations, separated by spaces.
+#: Replaces each entry by a lease and removes the further ones.
+RENEW: Final = """
+local entries, count = tonumber(ARGV[1]), tonumber(ARGV[2])
+for i = 1, #KEYS do  -- first: a Redis that is out of memory refuses only what follows
+  if i <= entries or i > entries + count then
+    redis.call('DEL', KEYS[i])
+  end
+end
+local generations = {}
+for i = 1, count do
+  local generation = redis.pcall('GET', KEYS[entries + i])
+  if type(generation) ~= 'string' or not string.match(generation, '^%x+$') then
+    generation = ARGV[3]
+    redis.call('SET', KEYS[entries + i], generation)
+  end
+  generations[i] = generation
+end
+for i = 1, entries do
+  local stamp = {}
+  for position in string.gmatch(ARGV[4 + i], '%d+') do
+    stamp[#stamp + 1] = generations[tonumber(position)]
+  end
+  redis.call('SET', KEYS[i], redis.sha1hex(table.concat(stamp, ' ')) .. 'L' .. ARGV[3], 'PX', ARGV[4])
+end
+"""
+
+#: KEYS: as for :data:`RENEW`; ARGV: the numbers of entries and of generations, the lifetime of the values in
+#: milliseconds, then for each entry the positions of its generations, the lease and the value. Replaces exactly these
+#: leases by the values, or removes the entries; removes the further ones.
+SETTLE: Final = """
+local entries, count = tonumber(ARGV[1]), tonumber(ARGV[2])
+local generations = {}
+for i = 1, count do
+  generations[i] = redis.pcall('GET', KEYS[entries + i])
+end
+for i = entries + count + 1, #KEYS do
+  redis.call('DEL', KEYS[i])
+end
+for i = 1, entries do
+  local stamp, is_known = {}, true
+  for position in string.gmatch(ARGV[1 + 3 * i], '%d+') do
+    local generation = generations[tonumber(position)]
+    is_known = is_known and type(generation) == 'string'
+    stamp[#stamp + 1] = generation
+  end
+  stamp = is_known and redis.sha1hex(table.concat(stamp, ' '))
+  if is_known and redis.pcall('GET', KEYS[i]) == stamp .. 'L' .. ARGV[2 + 3 * i] then
+    redis.call('SET', KEYS[i], stamp .. 'V' .. ARGV[3 + 3 * i], 'PX', ARGV[3])
+  else
+    redis.call('DEL', KEYS[i])
+  end
+end
+"""
+
+#: KEYS: entries and generations; ARGV: the expected sum of the first values
+#: (:func:`~docker_registry.drivers.cache.leased.sum_of`), then the expected value of each remaining key. Returns 1 if
+#: all match, otherwise 0.
+CONFIRM: Final = """
+local found = redis.call('MGET', unpack(KEYS))
+local summed = #KEYS - #ARGV + 1
+for i = 1, #KEYS do
+  local value = found[i]
+  if not value or (i > summed and value ~= ARGV[i - summed + 1]) then
+    return 0
+  end
+  found[i] = i > summed and '' or #value .. ':' .. value
+end
+return redis.sha1hex(table.concat(found)) == ARGV[1] and 1 or 0
+"""
