@@ -11,8 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections import Counter
-from collections.abc import Generator, Iterator, Sequence
+from collections.abc import Generator, Iterator
 from enum import Enum
 from typing import Any, Final, NamedTuple
 
@@ -66,19 +65,28 @@ def count_values(payload: bytes) -> int:
     return payload.count(b",") + payload.count(b"[") + payload.count(b"{")
 
 
-def scan(text: str, *, marks_repeated: bool = False) -> Iterator[Part]:
+def reject_constant(text: str) -> None:
+    """Raise :class:`ValueError` for NaN and the infinities, which are not valid JSON."""
+    raise ValueError(text)
+
+
+#: Accepts nothing but JSON; Python's own default accepts NaN and the infinities, too.
+DECODER: Final = json.JSONDecoder(parse_constant=reject_constant)
+
+
+def scan(text: str, decoder: json.JSONDecoder = DECODER) -> Iterator[Part]:
     """
     Yield the parts of a JSON object in order.
 
     Args:
-        marks_repeated: objects inside of parts are :class:`RepeatedKeys` where they have a key twice.
+        decoder: parses the values of parts.
 
     Raises:
         TooComplex: a part has more than :data:`MAX_PART_VALUES` values.
         ValueError: the text is not a JSON object.
         RecursionError: the text is nested too deeply.
     """
-    parser = _Parser(text, MARKING_DECODER if marks_repeated else _DECODER)
+    parser = _Parser(text, decoder)
     position = _expect("{", text, 0)
     if text[position : position + 1] == "}":
         position += 1
@@ -96,11 +104,11 @@ def scan_list(text: str) -> Iterator[Any]:
         NotAList: the text is another JSON value.
         TooComplex, ValueError, RecursionError: as for :func:`scan`.
     """
-    parser = _Parser(text, _DECODER)
+    parser = _Parser(text, DECODER)
     position = _skip(text, 0)
     if text[position : position + 1] != "[":
         if len(text) <= _WINDOW_CHARACTERS:
-            _DECODER.decode(text)
+            DECODER.decode(text)
         raise NotAList("no list")
     items = _items(parser, "", position)
     while True:
@@ -111,35 +119,6 @@ def scan_list(text: str) -> Iterator[Any]:
             break
     if _skip(text, position) != len(text):
         raise ValueError("unexpected content after the list")
-
-
-def reject_constant(text: str) -> None:
-    """Raise :class:`ValueError` for NaN and the infinities, which are not valid JSON."""
-    raise ValueError(text)
-
-
-class RepeatedKeys(dict[str, Any]):
-    """
-    An object in which keys appear more than once; the last value counts.
-
-    Attributes:
-        repeated: these keys.
-    """
-
-    def __init__(self, pairs: Sequence[tuple[str, Any]]) -> None:
-        super().__init__(pairs)
-        self.repeated = frozenset(key for key, count in Counter(key for key, _ in pairs).items() if count > 1)
-
-
-def _mark_repeated(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    found = dict(pairs)
-    return found if len(found) == len(pairs) else RepeatedKeys(pairs)
-
-
-_DECODER: Final = json.JSONDecoder(parse_constant=reject_constant)
-
-#: Makes :class:`RepeatedKeys`, which takes longer.
-MARKING_DECODER: Final = json.JSONDecoder(parse_constant=reject_constant, object_pairs_hook=_mark_repeated)
 
 
 class _Parser:
@@ -265,7 +244,7 @@ def _key(text: str, position: int) -> tuple[str, int]:
     """Return the key at a position, and the position of its value."""
     if text[position : position + 1] != '"':
         raise ValueError("a key is missing")
-    key, position = _DECODER.raw_decode(text, position)
+    key, position = DECODER.raw_decode(text, position)
     return key, _expect(":", text, position)
 
 

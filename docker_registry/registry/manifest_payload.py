@@ -237,7 +237,7 @@ def _load(payload: bytes, pace: Pace, *, with_descriptors: bool = True, is_store
         if is_large:
             document = _load_parts(text, pace, with_descriptors=with_descriptors, is_stored=is_stored)
         else:
-            document = (_DECODER if is_stored else json_scanner.MARKING_DECODER).decode(text)
+            document = _decoder(is_stored).decode(text)
     except TooComplex:
         raise ManifestInvalid(
             "A part of the manifest has too many JSON values.", max_values=json_scanner.MAX_PART_VALUES
@@ -254,7 +254,7 @@ def _load(payload: bytes, pace: Pace, *, with_descriptors: bool = True, is_store
 def _load_parts(text: str, pace: Pace, *, with_descriptors: bool, is_stored: bool) -> dict[str, Any]:
     """Load the needed members of a large payload; items of descriptor lists are converted to `Descriptor` at once."""
     document: dict[str, Any] = {}
-    parts = json_scanner.scan(text, marks_repeated=not is_stored)
+    parts = json_scanner.scan(text, _decoder(is_stored))
     for key, kind, name, value in pace(parts if is_stored else _checked(parts)):
         if key not in _KEPT:
             continue
@@ -285,8 +285,9 @@ def _checked(parts: Iterable[Part]) -> Iterator[Part]:
         yield part
 
 
-#: Python's decoder accepts NaN and infinities by default; they are not JSON.
-_DECODER: Final = json.JSONDecoder(parse_constant=json_scanner.reject_constant)
+def _decoder(is_stored: bool) -> json.JSONDecoder:
+    """Return the decoder of a payload: only that of a pushed one marks repeated keys, to be refused."""
+    return json_scanner.DECODER if is_stored else manifest_keys.MARKING_DECODER
 
 
 def _media_type(document: dict[str, Any], content_type: str | None) -> str:
