@@ -10,7 +10,7 @@ import gevent
 from docker_registry.errors import RegistryError
 from docker_registry.metrics import listener
 from docker_registry.registry.read_only import REFRESH_SECONDS
-from docker_registry.registry.removal import MOVE_SECONDS
+from docker_registry.registry.reclamation import MOVE_SECONDS
 from docker_registry.services import Services
 
 logger = logging.getLogger(__name__)

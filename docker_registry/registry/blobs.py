@@ -16,7 +16,7 @@ from docker_registry.registry import layout, store_removal
 from docker_registry.registry.access import Access, hide
 from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
 from docker_registry.registry.names import Digest, RepositoryName
-from docker_registry.registry.removed_blobs import RemovedBlobs
+from docker_registry.registry.reclamation import RemovedBlobs
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.sources import NOTHING_FETCHED, BlobSource, Found, Origin
 from docker_registry.registry.stored_file import ServedFile, StoredFile, is_intact

@@ -1,40 +1,28 @@
-"""Storage of manifests: documents that reference blobs, stored byte for byte and retrieved by tag or digest."""
+"""Manifests: documents that reference blobs, stored byte for byte and retrieved by tag or digest."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from typing import Final
 
-from docker_registry.concurrency import run_concurrently
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import (
-    BlobUnknown,
-    DigestInvalid,
-    ManifestBlobUnknown,
-    ManifestUnknown,
-    PreconditionFailed,
-    TagChanged,
-    TagImmutable,
-    TooLarge,
-)
-from docker_registry.registry import events, layout, manifest_payload, store_removal
-from docker_registry.registry.actor import ANONYMOUS, ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor, Principal
+from docker_registry.errors import BlobUnknown, ManifestUnknown, PathNotFound, PreconditionFailed
+from docker_registry.registry import layout, manifest_payload
+from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.blobs import Blobs
+from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
 from docker_registry.registry.manifest_payload import Payload
-from docker_registry.registry.manifest_types import ManifestTypes
 from docker_registry.registry.names import Descriptor, Digest, Reference, RepositoryName, Tag
-from docker_registry.registry.referrers import Referrers
-from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.sources import ManifestSource, Origin
 from docker_registry.registry.stored_file import StoredFile
-from docker_registry.registry.tags import Condition, TagChange, TagGuard, Tags
+from docker_registry.registry.tags import Tags
 
-#: Maximum number of missing digests listed in an error.
-_MAX_NAMED: Final = 100
+#: Memory for cached media types of large manifests whose media type another server did not record.
+_TYPES_BYTES: Final = 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,57 +45,33 @@ class Manifest:
         return len(self.payload) > LARGE_BYTES
 
 
-@dataclass(frozen=True, slots=True)
-class Pushed:
+class Manifests:
     """
-    The result of a manifest push.
+    All manifests of the registry; :mod:`.manifest_pushes` and :mod:`.removal` add and remove them.
 
     Attributes:
-        tags: the tags that the push set.
-        subject: the digest of the manifest's subject, among whose referrers the manifest is now listed.
-        missing: children of an index that the repository does not have.
+        types: their media types.
     """
-
-    descriptor: Descriptor
-    tags: tuple[Tag, ...] = ()
-    subject: Digest | None = None
-    missing: tuple[Digest, ...] = ()
-
-
-class Manifests:
-    """All manifests of the registry."""
 
     def __init__(
         self,
         driver: StorageDriver,
         blobs: Blobs,
         tags: Tags,
-        referrers: Referrers,
-        repositories: Repositories,
         json_budget: JsonBudget,
-        *,
-        max_manifest_bytes: int = 4 * 1024 * 1024,
-        check_index_children: bool = False,
         sources: Sequence[ManifestSource] = (),
     ) -> None:
         """
         Args:
             json_budget: limits the memory for large manifests.
-            max_manifest_bytes: the maximum size of a manifest in bytes.
-            check_index_children: reject an index whose children the repository does not have. Off by default, because
-                the index of BuildKit's cache has layers as children.
             sources: searched in this order for manifests to which the repository has no link.
         """
         self._driver = driver
         self._blobs = blobs
         self._tags = tags
-        self._referrers = referrers
-        self._repositories = repositories
         self._json_budget = json_budget
-        self._types = ManifestTypes(driver, json_budget)
-        self._check_index_children = check_index_children
         self._sources = sources
-        self.max_manifest_bytes = max_manifest_bytes
+        self.types = ManifestTypes(driver, json_budget)
 
     def get(self, name: RepositoryName, reference: Reference, *, principal: Principal = ANONYMOUS) -> Manifest:
         """
@@ -133,7 +97,7 @@ class Manifests:
             payload = self._blobs.get(digest)
         except BlobUnknown:
             raise ManifestUnknown(name=str(name), reference=str(reference)) from None
-        descriptor = Descriptor(self._types.of(name, digest, payload), digest, len(payload))
+        descriptor = Descriptor(self.types.of(name, digest, payload), digest, len(payload))
         return Manifest(payload, descriptor, origin)
 
     def _get_from_sources(self, name: RepositoryName, digest: Digest, reference: Reference) -> Manifest:
@@ -141,7 +105,7 @@ class Manifests:
             found = source.get(name, digest)
             if found is not None:
                 if self.exists(name, digest):  # the source has stored it, perhaps with its media type
-                    media_type = self._types.of(name, digest, found.value)
+                    media_type = self.types.of(name, digest, found.value)
                 else:
                     told, _ = manifest_payload.stored_media_type(found.value, self._json_budget.pace)
                     media_type = told or manifest_payload.OCI_MANIFEST
@@ -154,249 +118,6 @@ class Manifests:
         descriptor = manifest.descriptor
         gone = ManifestUnknown(digest=str(descriptor.digest))
         return StoredFile(self._driver, layout.blob_data(descriptor.digest), descriptor.size, gone)
-
-    def put(
-        self,
-        name: RepositoryName,
-        reference: Reference,
-        payload: bytes,
-        content_type: str | None,
-        tags: Sequence[Tag] = (),
-        condition: Condition | None = None,
-        guard: TagGuard | None = None,
-        *,
-        actor: Actor = ANONYMOUS_PUSH,
-    ) -> Pushed:
-        """
-        Store a manifest and set its tags (end-7a, end-7b).
-
-        Args:
-            reference: the digest of the manifest, or a tag to set.
-            content_type: the media type in the request's Content-Type, without parameters; None if it is absent.
-            tags: additional tags to set.
-            condition: a precondition. If *reference* is a tag, it must hold for the current target of each tag to be
-                set. If *reference* is a digest, it is called with that digest if the repository has it, else with None.
-            guard: called before each tag is set, and raises to reject it. Check and change are atomic among the workers
-                of a server; on a store without conditional writes, another host may change the tag in between.
-
-        Raises:
-            TooLarge: the payload exceeds ``max_manifest_bytes``.
-            ManifestInvalid: the payload is not a supported manifest.
-            ManifestBlobUnknown: the manifest references a blob that the repository does not have.
-            DigestInvalid: *reference* is a digest, but not that of the payload.
-            TagChanged: *condition* does not hold, or another request changed a tag concurrently.
-            TagImmutable, ConditionUnsupported: as for :meth:`Tags.point`.
-            Overloaded: the manifest is large, and other large manifests use the worker's memory.
-        """
-        with self._json_budget.reserve(payload):
-            if self._driver.capabilities.if_match:
-                return self._put(name, reference, payload, content_type, tags, condition, guard, actor)
-            moved = (reference, *tags) if isinstance(reference, Tag) else tags
-            with self._tags.locks.hold(name, moved):
-                return self._put(name, reference, payload, content_type, tags, condition, guard, actor)
-
-    def _put(
-        self,
-        name: RepositoryName,
-        reference: Reference,
-        payload: bytes,
-        content_type: str | None,
-        tags: Sequence[Tag],
-        condition: Condition | None,
-        guard: TagGuard | None,
-        actor: Actor,
-    ) -> Pushed:
-        if len(payload) > self.max_manifest_bytes:
-            raise TooLarge("The manifest is too large.", max_bytes=self.max_manifest_bytes)
-        digest = self._digest(name, reference, payload, condition)
-        document = manifest_payload.read(payload, content_type, self._json_budget.pace)
-        # Checking for a file is faster than checking whether a directory has any file.
-        files = layout.back_references_complete(name), layout.catalog_entry(name)
-        missing, (complete, is_in_catalog) = self._check_references(name, document, files)
-        tags = (reference, *tags) if isinstance(reference, Tag) else tuple(tags)
-        tag_condition = condition if isinstance(reference, Tag) else None
-        conditions = {tag: self._guarded(guard, name, tag, digest, tag_condition, actor.principal) for tag in tags}
-        self._check_tags(name, conditions, digest, actor.principal)
-        if name.is_hidden:  # the same error as in a repository that has none of the blobs
-            raise ManifestBlobUnknown(name=str(name), digests=[])
-        descriptor = Descriptor(document.media_type, digest, len(payload))
-        is_first = not complete and not self._driver.exists(layout.manifests(name))
-        while True:
-            try:
-                with self._driver.batch():
-                    if not is_in_catalog:
-                        self._repositories.enter(name)
-                    is_new, changes = self._write_content(
-                        name, descriptor, payload, document, conditions, actor.principal, has_back_references=complete
-                    )
-                    is_linked = self._link(name, digest, document, is_new=is_new)
-                    for change in changes:
-                        self._tags.apply(change, principal=actor.principal)
-                break
-            except PreconditionFailed:  # another request changed a tag: retry, except with a precondition
-                if tag_condition is not None:
-                    raise TagChanged(name=str(name), tag=str(reference)) from None
-        if is_linked and not is_new:  # a concurrent deletion may have removed the referrer entry
-            self._referrers.put(name, descriptor, document)
-        self._types.restore(name, digest, document)
-        self._complete(name, descriptor, document, tags)
-        signal = events.repository_created if is_first else events.repository_updated
-        events.announce(signal, self._driver, actor, name=name)
-        for tag in tags:
-            self._tags.announce(name, tag, actor)
-        return Pushed(descriptor, tags, document.subject.digest if document.subject else None, missing)
-
-    def _write_content(
-        self,
-        name: RepositoryName,
-        descriptor: Descriptor,
-        payload: bytes,
-        document: Payload,
-        conditions: Mapping[Tag, Condition | None],
-        principal: Principal,
-        *,
-        has_back_references: bool,
-    ) -> tuple[bool, Sequence[TagChange]]:
-        """
-        Write everything that must exist before the link to a manifest; concurrently if each write is a request.
-
-        Returns:
-            Whether the payload is new in the store, and the tag changes to apply after the link is written.
-        """
-        put = partial(self._blobs.put, payload, descriptor.digest)
-        refer = partial(self._referrers.put, name, descriptor, document)
-        prepare = [
-            partial(
-                self._tags.prepare,
-                name,
-                tag,
-                descriptor.digest,
-                condition,
-                principal=principal,
-                has_back_references=has_back_references,
-            )
-            for tag, condition in conditions.items()
-        ]
-        if self._driver.capabilities.pages:  # looking for a back-reference takes as long as writing it
-            digest = descriptor.digest
-            self._driver.announce_writes(
-                [
-                    layout.blob_data(digest),
-                    layout.revision_link(name, digest),
-                    *(path for tag in conditions for path in self._tags.files(name, tag, digest)),
-                ]
-            )
-            refers = [refer] if document.subject else []
-            blob, *done = run_concurrently(put, *(partial(each, is_new=True) for each in prepare), *refers)
-            return blob.is_new, done[: len(prepare)]
-        is_new = put().is_new
-        refer()
-        return is_new, [each(is_new=is_new) for each in prepare]
-
-    def adopt(
-        self, name: RepositoryName, digest: Digest, payload: bytes, content_type: str | None, *, actor: Actor
-    ) -> None:
-        """
-        Store a manifest fetched from another registry. Its blobs and children need not be here, and no tag is set.
-
-        Args:
-            digest: the verified digest of *payload*.
-            content_type: the media type that the other registry states; None if it states none.
-
-        Raises:
-            ManifestInvalid: the payload is not a supported manifest.
-            Overloaded: the manifest is large, and other large manifests use the worker's memory.
-        """
-        with self._json_budget.reserve(payload):
-            document = manifest_payload.read(payload, content_type, self._json_budget.pace)
-            descriptor = Descriptor(document.media_type, digest, len(payload))
-            is_first = not self._driver.exists(layout.manifests(name))
-            with self._driver.batch():
-                self._repositories.enter(name)
-                self._blobs.put(payload, digest)
-                self._referrers.put(name, descriptor, document)
-                self._link(name, digest, document)
-            self._types.restore(name, digest, document)
-        signal = events.repository_created if is_first else events.repository_updated
-        events.announce(signal, self._driver, actor, name=name)
-
-    def _complete(self, name: RepositoryName, descriptor: Descriptor, document: Payload, tags: Sequence[Tag]) -> None:
-        """Restore the link, referrer entry and tags that another request deleted during the push."""
-        digest = descriptor.digest
-        while True:
-            if not self.exists(name, digest):
-                self._referrers.put(name, descriptor, document)
-                self._link(name, digest, document)
-                # Write the entry and tags after the link: without it, a concurrent deletion may remove them.
-                self._referrers.put(name, descriptor, document)
-                for tag in tags:
-                    self._tags.links.restore(name, tag, digest)
-            elif len(tags) < 2 or not self._tags.links.restore_missing(name, tags, digest):
-                return
-
-    def delete(self, name: RepositoryName, reference: Reference, *, actor: Actor = ANONYMOUS_DELETE) -> None:
-        """
-        Delete a single tag, or a manifest with every tag that points at it (end-9).
-
-        The referrers of a deleted manifest remain, as do the indexes that reference it.
-
-        Raises:
-            ManifestUnknown: the repository does not have the tag or manifest.
-            TagImmutable: the tag, or a tag that points at the manifest, is immutable.
-        """
-        if isinstance(reference, Tag):
-            self._tags.delete(name, reference, actor=actor)
-            return
-        if not self.exists(name, reference):
-            raise ManifestUnknown(name=str(name), digest=str(reference))
-        pointing = self._tags.pointing_at(name, reference)
-        for tag in pointing:
-            self._tags.check_mutable(name, tag)
-        for tag in pointing:
-            self._tags.delete_if(name, tag, reference, actor=actor)
-        # The link is authoritative: without it, the manifest, its tags and its referrer entry are all ignored.
-        if not store_removal.remove(self._driver, layout.revision_link(name, reference)):  # deleted concurrently
-            raise ManifestUnknown(name=str(name), digest=str(reference))
-        self._sweep(name, reference, actor)
-
-    def forget(self, name: RepositoryName, digest: Digest, *, actor: Actor) -> bool:
-        """
-        Remove a manifest from a repository, without the checks of :meth:`delete`.
-
-        The caller makes sure that a source can supply the manifest again and that no stored tag points at it.
-
-        Returns:
-            Whether the repository had the manifest.
-        """
-        if not store_removal.remove(self._driver, layout.revision_link(name, digest)):
-            return False
-        self._sweep(name, digest, actor)
-        return True
-
-    def _sweep(self, name: RepositoryName, digest: Digest, actor: Actor) -> None:
-        """
-        Remove the remaining references to a deleted manifest: tags written during the deletion, and its referrer entry.
-
-        A concurrent push of the same manifest writes the link before both, so it loses neither. All other files of the
-        manifest remain: they are ignored without the link, and a concurrent push may be using them.
-        """
-
-        def is_gone() -> bool:
-            return not self.exists(name, digest)
-
-        try:
-            for tag in self._tags.with_back_reference(name, digest):
-                self._tags.delete_if(name, tag, digest, is_gone, actor=actor)
-        except TagImmutable:  # the tag was pushed after the check: restore the link
-            self._driver.put_content(layout.revision_link(name, digest), str(digest).encode())
-            raise
-        try:
-            payload = self._blobs.get(digest)
-        except BlobUnknown:
-            return
-        self._referrers.delete(name, digest, payload)
-        if len(payload) > LARGE_BYTES or not manifest_payload.stored_media_type(payload)[1]:
-            self._types.forget(name, digest)
 
     def exists(self, name: RepositoryName, digest: Digest) -> bool:
         """Return whether a repository has a manifest."""
@@ -421,92 +142,109 @@ class Manifests:
         self._driver.put_content(link, str(digest).encode())
         return True
 
-    def _link(self, name: RepositoryName, digest: Digest, document: Payload, *, is_new: bool = False) -> bool:
-        """Link a manifest to a repository; return False if it is already linked."""
-        self._types.put(name, digest, document)
+    def link(self, name: RepositoryName, digest: Digest, document: Payload, *, is_new: bool = False) -> bool:
+        """
+        Link a manifest to a repository, after its media type if necessary.
+
+        Args:
+            is_new: the manifest was just created, so there is no link to look up.
+
+        Returns:
+            False if it is already linked.
+        """
+        self.types.put(name, digest, document)
         link = layout.revision_link(name, digest)
         if is_new or not self._driver.has_file(link):
             self._driver.put_content(link, str(digest).encode())
             return True
         return False
 
-    def _digest(
-        self, name: RepositoryName, reference: Reference, payload: bytes, condition: Condition | None
-    ) -> Digest:
-        if isinstance(reference, Tag):
-            return Digest.of(payload)
-        digest = Digest.of(payload, reference.algorithm)
-        if digest != reference:
-            raise DigestInvalid(digest=str(reference), received=str(digest))
-        if condition is not None and not condition(digest if self.exists(name, digest) else None):
-            raise TagChanged("The manifest does not meet the precondition of the request.", digest=str(digest))
-        return digest
 
-    def _guarded(
-        self,
-        guard: TagGuard | None,
-        name: RepositoryName,
-        tag: Tag,
-        digest: Digest,
-        condition: Condition | None,
-        principal: Principal,
-    ) -> Condition | None:
+class ManifestTypes:
+    """
+    The media types of all manifests of the store.
+
+    A payload without ``mediaType`` may be pushed as a Docker manifest and as an OCI manifest, with the same digest. The
+    Content-Type of the last push is authoritative. If it differs from the type inferred from the payload's fields, it
+    is stored beside the revision; an empty file counts as missing::
+
+        docker/registry/v2/repositories/<name>/_manifests/revisions/<algorithm>/<hex>/mediatype
+    """
+
+    def __init__(self, driver: StorageDriver, json_budget: JsonBudget) -> None:
         """
-        Return a condition that also calls the guard.
-
-        Without conditional writes the guard is called here, because the caller holds the lock of the tag.
+        Args:
+            json_budget: limits the memory for large manifests.
         """
-        if guard is None:
-            return condition
-        check: TagGuard = guard
-        if not self._driver.capabilities.if_match:
-            check(tag, self._tags.target(name, tag, principal), digest)
-            return condition
+        self._driver = driver
+        self._json_budget = json_budget
+        self._locks = KeyedLocks()
+        self._known: BoundedCache[Digest, str] = BoundedCache(_TYPES_BYTES)
 
-        def holds(current: Digest | None) -> bool:
-            if condition is not None and not condition(current):
-                return False
-            check(tag, current, digest)
-            return True
+    def of(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
+        """Return the media type of a stored manifest."""
+        if len(payload) > LARGE_BYTES:
+            return self._of_large(name, digest, payload)
+        inferred, is_stated = manifest_payload.stored_media_type(payload)
+        if inferred and is_stated:
+            return inferred
+        return self.get(name, digest, inferred or manifest_payload.OCI_MANIFEST)
 
-        return holds
+    def _of_large(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
+        """Return the media type recorded at the push; parse the payload only if none was recorded."""
+        written = self.find(name, digest)
+        if written is not None:
+            return written
+        with self._locks.hold(digest):
+            media_type = self._known.get(digest)
+            if media_type is None:
+                with self._json_budget.reserve(payload):
+                    inferred, _ = manifest_payload.stored_media_type(payload, self._json_budget.pace)
+                media_type = inferred or manifest_payload.OCI_MANIFEST
+                self._known.put(digest, media_type)
+            return media_type
 
-    def _check_tags(
-        self, name: RepositoryName, tags: Mapping[Tag, Condition | None], digest: Digest, principal: Principal
-    ) -> None:
-        """Raise the error that setting the tags would raise now, before anything is written."""
-        for tag, condition in tags.items():
-            self._tags.check(name, tag, digest, condition, principal=principal)
-        short = self._repositories.find_short(name)
-        if short is not None:  # a push to `library/foo` hides the tags of `foo` under that name
-            for tag in tags:
-                self._tags.check(short, tag, digest, principal=principal)
-
-    def _check_references(
-        self, name: RepositoryName, document: Payload, files: Sequence[str]
-    ) -> tuple[tuple[Digest, ...], list[bool]]:
+    def get(self, name: RepositoryName, digest: Digest, inferred: str) -> str:
         """
-        Check that the repository has the content that a manifest references.
+        Return the media type of the last push of a manifest.
 
         Args:
-            files: storage paths to look for at the same time.
-
-        Returns:
-            The missing children of an index, always empty if ``check_index_children`` is set; and whether each of the
-            files exists.
-
-        Raises:
-            ManifestBlobUnknown: a blob is missing, or a child while ``check_index_children`` is set.
+            inferred: the type inferred from the fields of the payload, returned if none is stored.
         """
-        pace = self._json_budget.pace
-        digests = [*dict.fromkeys(blob.digest for blob in document.blobs)]
-        missing, found = self._blobs.missing_and_files(name, digests, files, pace)
-        named = dict.fromkeys(item.digest for item in document.manifests)
-        children = self._blobs.missing(name, [digest for digest in pace(named) if not self.exists(name, digest)], pace)
-        if self._check_index_children:
-            missing += children
-        if missing:
-            raise ManifestBlobUnknown(
-                name=str(name), digests=[str(digest) for digest in missing[:_MAX_NAMED]], missing=len(missing)
-            )
-        return tuple(children), found
+        return self.find(name, digest) or inferred
+
+    def find(self, name: RepositoryName, digest: Digest) -> str | None:
+        """Return the media type stored beside a manifest; None if there is none."""
+        stored = self._driver.find(layout.revision_media_type(name, digest))
+        return None if stored is None else stored.decode("ascii", "replace") or None
+
+    def put(self, name: RepositoryName, digest: Digest, document: Payload) -> None:
+        """Store the media type of a push if necessary; called before the manifest's link is written."""
+        path = layout.revision_media_type(name, digest)
+        if not document.is_inferable or (not document.has_media_type and self._driver.has_file(path)):
+            self._driver.put_content(path, document.media_type.encode())
+
+    def restore(self, name: RepositoryName, digest: Digest, document: Payload) -> None:
+        """Restore the media type of a push if another request changed it; called after the link is written."""
+        if not document.has_media_type and document.media_type != self.get(name, digest, document.inferred_type):
+            self.put(name, digest, document)
+
+    def forget(self, name: RepositoryName, digest: Digest) -> None:
+        """
+        Remove the media type of a manifest whose link was removed, but not that of a concurrent push.
+
+        Without conditional writes in the driver, the type remains; the next push of the manifest replaces it.
+        """
+        path = layout.revision_media_type(name, digest)
+        try:
+            stored = self._driver.get_versioned(path)
+            if not stored.content or not self._driver.capabilities.if_match:
+                return
+            self._driver.put_content(path, b"", if_match=stored.version)
+            if not self._driver.has_file(layout.revision_link(name, digest)):
+                return
+            emptied = self._driver.get_versioned(path)  # it was pushed again with the same type
+            if not emptied.content:
+                self._driver.put_content(path, stored.content, if_match=emptied.version)
+        except (PathNotFound, PreconditionFailed):
+            return

@@ -14,11 +14,13 @@ from docker_registry.registry.immutability import ImmutableContent, ImmutableTag
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.listing_cache import ListingCache
+from docker_registry.registry.manifest_pushes import ManifestPushes
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.private_repositories import PrivateRepositories
+from docker_registry.registry.reclamation import Reclamation
 from docker_registry.registry.references import References
 from docker_registry.registry.referrers import Referrers
-from docker_registry.registry.removal import Reclamation, Removal
+from docker_registry.registry.removal import Removal
 from docker_registry.registry.repositories import Catalog, Repositories
 from docker_registry.registry.sources import Sources
 from docker_registry.registry.tags import Tags
@@ -48,7 +50,7 @@ class OciRegistry:
     ) -> None:
         """
         Args:
-            max_manifest_bytes, check_index_children: see :class:`Manifests`.
+            max_manifest_bytes, check_index_children: see :class:`ManifestPushes`.
             immutable_tags: patterns of immutable tags; see :class:`ImmutableTags`.
             serve_private: see :class:`PrivateRepositories`.
         """
@@ -66,24 +68,39 @@ class OciRegistry:
         self.uploads = Uploads(driver, self.blobs, slices=self.slices)
         self.immutable_tags = ImmutableTags(immutable_tags)
         self.tags = Tags(driver, self.listings, self.immutable_tags, self.sources.tags)
+        self.manifests = Manifests(driver, self.blobs, self.tags, self.json_budget, self.sources.manifests)
         self.referrers = Referrers(
-            driver, self.blobs, self.tags, self.listings, self.json_budget, self.sources.referrers
-        )
-        self.manifests = Manifests(
             driver,
             self.blobs,
             self.tags,
+            self.manifests.types,
+            self.listings,
+            self.json_budget,
+            self.sources.referrers,
+        )
+        self.manifest_pushes = ManifestPushes(
+            driver,
+            self.blobs,
+            self.tags,
+            self.manifests,
             self.referrers,
             self.repositories,
             self.json_budget,
             max_manifest_bytes=max_manifest_bytes,
             check_index_children=check_index_children,
-            sources=self.sources.manifests,
         )
         self.immutable_content = ImmutableContent(
             self.immutable_tags, self.tags, self.blobs.get, self.manifests.exists, self.json_budget
         )
-        self.removal = Removal(self.blobs, self.manifests, self.immutable_content, self.access)
+        self.removal = Removal(
+            driver,
+            self.blobs,
+            self.tags,
+            self.manifests,
+            self.referrers,
+            self.immutable_content,
+            self.access,
+        )
         self.references = References(driver, self.repositories, self.slices)
         self.reclamation = Reclamation(driver, self.blobs.removed, self.references)
 

@@ -38,7 +38,7 @@ from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
 from docker_registry.registry.json_scanner import Kind
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.manifest_payload import Payload
-from docker_registry.registry.manifest_types import ManifestTypes
+from docker_registry.registry.manifests import ManifestTypes
 from docker_registry.registry.names import ALGORITHMS, Descriptor, Digest, RepositoryName, Tag
 from docker_registry.registry.referrer_pages import MAX_PAGE_BYTES, Page, PageBuilder
 from docker_registry.registry.sources import ReferrerSource
@@ -81,19 +81,21 @@ class Referrers:
         driver: StorageDriver,
         blobs: Blobs,
         tags: Tags,
+        types: ManifestTypes,
         listings: ListingCache,
         json_budget: JsonBudget,
         sources: Sequence[ReferrerSource] = (),
     ) -> None:
         """
         Args:
+            types: the media types of manifests whose payload does not state it.
             json_budget: limits the memory for large manifests.
             sources: have further referrers, of which those that the store has too are ignored.
         """
         self._driver = driver
         self._blobs = blobs
         self._tags = tags
-        self._types = ManifestTypes(driver, json_budget)
+        self._types = types
         self._listings = listings
         self._json_budget = json_budget
         self._sources = sources

@@ -309,7 +309,7 @@ class TestAPushDuringABackup:
         )
         payload = json.dumps({"schemaVersion": 2, "config": config, "layers": [layer]}).encode()
         media_type = "application/vnd.oci.image.manifest.v1+json"
-        return registry.manifests.put(NAME, Tag("latest"), payload, media_type).descriptor.digest
+        return registry.manifest_pushes.put(NAME, Tag("latest"), payload, media_type).descriptor.digest
 
     def test_leaves_a_tag_that_can_be_pulled(self, tmp_path):
         for moment in range(100):
@@ -319,7 +319,7 @@ class TestAPushDuringABackup:
 
             def meddle(registry=registry, old=old):
                 self.push(registry, b"new")
-                registry.manifests.delete(NAME, old)
+                registry.removal.delete_manifest(NAME, old)
 
             driver.left, driver.meddle = moment, meddle
             copy = tmp_path / str(moment)

@@ -12,7 +12,7 @@ pytest.importorskip("boto3", reason="boto3 is not installed")
 
 from docker_registry.drivers.s3.driver import S3Driver
 from docker_registry.registry import layout
-from docker_registry.registry.removal import MOVE_SECONDS, REMOVE_SECONDS
+from docker_registry.registry.reclamation import MOVE_SECONDS, REMOVE_SECONDS
 from tests.interop.stores import RedirectSuite, StoreSuite
 from tests.registry.mirror.conftest import THERE
 from tests.registry.mirror.test_eviction import Evicting, push

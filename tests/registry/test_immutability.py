@@ -26,7 +26,7 @@ def push_index(registry, tag, *children, name=NAME):
         "mediaType": "application/vnd.oci.image.index.v1+json",
         "manifests": [{"mediaType": kind, "digest": str(child), "size": 1} for child in children],
     }
-    return registry.manifests.put(name, tag, json.dumps(document).encode(), None).descriptor.digest
+    return registry.manifest_pushes.put(name, tag, json.dumps(document).encode(), None).descriptor.digest
 
 
 def named_by(registry, digest, name=NAME):
@@ -137,7 +137,7 @@ class TestContentOfAnImmutableTag:
     def test_is_found_without_reading_layers_as_manifests(self, registry):
         blob = put_blob(registry, layer(1))
         document = {"schemaVersion": 2, "manifests": [descriptor("application/vnd.oci.image.layer.v1.tar", layer(1))]}
-        registry.manifests.put(
+        registry.manifest_pushes.put(
             NAME, Tag("v1"), json.dumps(document).encode(), "application/vnd.oci.image.index.v1+json"
         )
         with pytest.raises(ContentImmutable):
@@ -151,7 +151,7 @@ class TestContentOfAnImmutableTag:
         delete, payload = registry.blobs.delete, registry.manifests.get(NAME, pushed).payload
 
         def push_first(*arguments):
-            registry.manifests.put(NAME, Tag("v1"), payload, None)
+            registry.manifest_pushes.put(NAME, Tag("v1"), payload, None)
             delete(*arguments)
 
         registry.blobs.delete = push_first

@@ -74,10 +74,10 @@ def prepare(before: str) -> Prepared:
     for number in (1, 2, 3):
         make_v2(registry, layer(number))
     for payload, tag in ((OLD, Tag("unused")), (SUBJECT, STAYS)):
-        registry.manifests.put(NAME, tag, payload, None)
+        registry.manifest_pushes.put(NAME, tag, payload, None)
     old_image = registry.image_tags.get(V1_NAME, Tag("unused"))
     registry.removal.delete_manifest(NAME, Tag("unused"))
-    registry.manifests.put(NAME, Digest.of(REFERRER), REFERRER, None)
+    registry.manifest_pushes.put(NAME, Digest.of(REFERRER), REFERRER, None)
     for image in (ONE, TWO):  # so that no request has to make its manifest, and another to wait for it
         registry.image_tags.put(V1_NAME, STAYS, image.id, {"docker_version": "0"})
         assert registry.manifests.get(NAME, STAYS)
@@ -85,7 +85,7 @@ def prepare(before: str) -> Prepared:
         if api == "v1":
             registry.image_tags.put(V1_NAME, LATEST, ONE.id, {"docker_version": "before"})
         else:
-            registry.manifests.put(NAME, LATEST, OLD, None)
+            registry.manifest_pushes.put(NAME, LATEST, OLD, None)
     put_blob(registry, b"mounted", OTHER)
     upload = registry.uploads.start(NAME).id
     registry.uploads.append(NAME, upload, Content(b"uploaded"), 0, 8)
@@ -98,13 +98,13 @@ def open_registry(driver, **settings):
 
 #: Each is called with a registry of its own and the prepared store.
 REQUESTS = {
-    "put new": lambda registry, _: registry.manifests.put(NAME, LATEST, NEW, None),
-    "put old": lambda registry, _: registry.manifests.put(NAME, LATEST, OLD, None),
-    "put old by digest": lambda registry, _: registry.manifests.put(NAME, Digest.of(OLD), OLD, None),
-    "put old twice": lambda registry, _: registry.manifests.put(NAME, LATEST, OLD, None, (Tag("second"),)),
+    "put new": lambda registry, _: registry.manifest_pushes.put(NAME, LATEST, NEW, None),
+    "put old": lambda registry, _: registry.manifest_pushes.put(NAME, LATEST, OLD, None),
+    "put old by digest": lambda registry, _: registry.manifest_pushes.put(NAME, Digest.of(OLD), OLD, None),
+    "put old twice": lambda registry, _: registry.manifest_pushes.put(NAME, LATEST, OLD, None, (Tag("second"),)),
     "delete tag": lambda registry, _: registry.removal.delete_manifest(NAME, LATEST),
     "delete old": lambda registry, _: registry.removal.delete_manifest(NAME, Digest.of(OLD)),
-    "put referrer": lambda registry, _: registry.manifests.put(NAME, Digest.of(REFERRER), REFERRER, None),
+    "put referrer": lambda registry, _: registry.manifest_pushes.put(NAME, Digest.of(REFERRER), REFERRER, None),
     "delete referrer": lambda registry, _: registry.removal.delete_manifest(NAME, Digest.of(REFERRER)),
     "mount": lambda registry, _: registry.blobs.mount(NAME, MOUNTED, OTHER),
     "commit": lambda registry, prepared: registry.uploads.commit(NAME, prepared.upload, UPLOADED, Content(b"")),

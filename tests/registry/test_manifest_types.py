@@ -56,23 +56,23 @@ class TestAManifestWithoutAMediaType:
     def test_has_the_type_of_its_last_push(self, registry):
         payload = image(registry)
         for media_type in (DOCKER_MANIFEST, OCI_MANIFEST, DOCKER_MANIFEST):
-            registry.manifests.put(NAME, LATEST, payload, media_type)
+            registry.manifest_pushes.put(NAME, LATEST, payload, media_type)
             assert media_type == registry.manifests.get(NAME, LATEST).descriptor.media_type
 
     def test_has_the_type_of_the_push_after_its_deletion(self, registry, driver):
         payload = image(registry)
-        digest = registry.manifests.put(NAME, LATEST, payload, DOCKER_MANIFEST).descriptor.digest
-        registry.manifests.delete(NAME, digest)
+        digest = registry.manifest_pushes.put(NAME, LATEST, payload, DOCKER_MANIFEST).descriptor.digest
+        registry.removal.delete_manifest(NAME, digest)
         driver.put_content(layout.revision_link(NAME, digest), str(digest).encode())  # as another server pushes it
         assert OCI_MANIFEST == registry.manifests.get(NAME, digest).descriptor.media_type
-        registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST)
+        registry.manifest_pushes.put(NAME, LATEST, payload, OCI_MANIFEST)
         assert OCI_MANIFEST == registry.manifests.get(NAME, digest).descriptor.media_type
 
     def test_has_that_type_among_the_referrers_too(self, registry):
         subject = Digest.of(b"subject")
         payload = json.dumps({**json.loads(image(registry)), "subject": descriptor(b"subject")}).encode()
         for media_type in (DOCKER_MANIFEST, OCI_MANIFEST):
-            registry.manifests.put(NAME, LATEST, payload, media_type)
+            registry.manifest_pushes.put(NAME, LATEST, payload, media_type)
             (entry,) = registry.referrers.list(NAME, subject)
             assert (media_type, str(Digest.of(payload))) == (entry["mediaType"], entry["digest"])
             assert not {"toldMediaType"} & entry.keys()
@@ -91,16 +91,16 @@ class TestPushesOfTwoTypes:
             payload = image(registry)
             digest = Digest.of(payload)
             if before:
-                registry.manifests.put(NAME, digest, payload, before)
+                registry.manifest_pushes.put(NAME, digest, payload, before)
 
             def interrupt(registry=registry, payload=payload, digest=digest):
                 if other:
-                    registry.manifests.put(NAME, digest, payload, other)
+                    registry.manifest_pushes.put(NAME, digest, payload, other)
                 elif registry.manifests.exists(NAME, digest):
-                    registry.manifests.delete(NAME, digest)
+                    registry.removal.delete_manifest(NAME, digest)
 
             was_interrupted = driver.interrupt_at(moment, interrupt)
-            registry.manifests.put(NAME, digest, payload, media_type)
+            registry.manifest_pushes.put(NAME, digest, payload, media_type)
             if not was_interrupted():
                 break
             if registry.manifests.exists(NAME, digest):
@@ -117,12 +117,12 @@ class TestPushesOfTwoTypes:
             driver = InterruptedDriver()
             registry = Registry(driver)
             payload = image(registry)
-            digest = registry.manifests.put(NAME, LATEST, payload, DOCKER_MANIFEST).descriptor.digest
+            digest = registry.manifest_pushes.put(NAME, LATEST, payload, DOCKER_MANIFEST).descriptor.digest
             was_interrupted = driver.interrupt_at(
                 moment,
-                lambda registry=registry, payload=payload: registry.manifests.put(NAME, LATEST, payload, media_type),
+                lambda pushes=registry.manifest_pushes, payload=payload: pushes.put(NAME, LATEST, payload, media_type),
             )
-            registry.manifests.delete(NAME, digest)
+            registry.removal.delete_manifest(NAME, digest)
             if not was_interrupted():
                 break
             if registry.manifests.exists(NAME, digest):

@@ -31,35 +31,35 @@ def image(registry, name=NAME, note=""):
 class TestAPushedManifest:
     def test_is_served_bit_for_bit_by_tag_and_digest(self, registry):
         payload = image(registry)
-        pushed = registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST).descriptor
+        pushed = registry.manifest_pushes.put(NAME, LATEST, payload, OCI_MANIFEST).descriptor
         assert payload == registry.manifests.get(NAME, LATEST).payload
         assert payload == registry.manifests.get(NAME, pushed.digest).payload
         assert (Digest.of(payload), len(payload)) == (pushed.digest, pushed.size)
 
     def test_keeps_the_type_it_was_pushed_with(self, registry):
-        pushed = registry.manifests.put(NAME, LATEST, image(registry), DOCKER_MANIFEST).descriptor
+        pushed = registry.manifest_pushes.put(NAME, LATEST, image(registry), DOCKER_MANIFEST).descriptor
         assert pushed == registry.manifests.get(NAME, LATEST).descriptor
         assert DOCKER_MANIFEST == pushed.media_type
 
     def test_of_a_type_that_its_fields_tell_has_no_file_beside_it(self, registry, driver):
-        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
+        pushed = registry.manifest_pushes.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
         assert pushed == registry.manifests.get(NAME, LATEST).descriptor
         assert not driver.exists(layout.revision_media_type(NAME, pushed.digest))
 
     def test_by_digest_may_be_of_sha512(self, registry):
         payload = image(registry)
         digest = Digest.of(payload, "sha512")
-        assert digest == registry.manifests.put(NAME, digest, payload, OCI_MANIFEST).descriptor.digest
+        assert digest == registry.manifest_pushes.put(NAME, digest, payload, OCI_MANIFEST).descriptor.digest
         assert payload == registry.manifests.get(NAME, digest).payload
 
     def test_replaces_what_the_tag_pointed_at_and_keeps_both(self, registry):
-        first = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
-        second = registry.manifests.put(NAME, LATEST, image(registry, note="2"), OCI_MANIFEST).descriptor
+        first = registry.manifest_pushes.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
+        second = registry.manifest_pushes.put(NAME, LATEST, image(registry, note="2"), OCI_MANIFEST).descriptor
         assert second.digest == registry.manifests.get(NAME, LATEST).descriptor.digest
         assert registry.manifests.exists(NAME, first.digest)
 
     def test_belongs_to_its_repository_only(self, registry):
-        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
+        pushed = registry.manifest_pushes.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
         for reference in (LATEST, pushed.digest):
             with pytest.raises(ManifestUnknown):
                 registry.manifests.get(OTHER, reference)
@@ -69,24 +69,24 @@ class TestAnUnacceptableManifest:
     def test_names_a_blob_that_its_repository_lacks(self, registry):
         payload = image(registry, OTHER)
         with pytest.raises(ManifestBlobUnknown) as refused:
-            registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST)
+            registry.manifest_pushes.put(NAME, LATEST, payload, OCI_MANIFEST)
         assert [str(Digest.of(b"{}")), str(Digest.of(b"layer"))] == refused.value.detail["digests"]
 
     def test_is_pushed_under_the_digest_of_another(self, registry):
         with pytest.raises(DigestInvalid):
-            registry.manifests.put(NAME, Digest.of(b"other"), image(registry), OCI_MANIFEST)
+            registry.manifest_pushes.put(NAME, Digest.of(b"other"), image(registry), OCI_MANIFEST)
 
     def test_is_too_large(self, driver):
         registry = Registry(driver, max_manifest_bytes=100)
         with pytest.raises(TooLarge):
-            registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST)
+            registry.manifest_pushes.put(NAME, LATEST, image(registry), OCI_MANIFEST)
 
     def test_changes_nothing(self, registry, driver):
         payload = image(registry)
         before = sorted(stat.path for stat in driver.walk())
         for broken in (b"", payload[:-1], payload.replace(b'"schemaVersion": 2', b'"schemaVersion": 1')):
             with pytest.raises(ManifestInvalid):
-                registry.manifests.put(NAME, LATEST, broken, OCI_MANIFEST)
+                registry.manifest_pushes.put(NAME, LATEST, broken, OCI_MANIFEST)
         assert before == sorted(stat.path for stat in driver.walk())
 
 
@@ -100,40 +100,40 @@ class TestAManifestThatAnEarlierVersionAccepted:
         registry.tags.put(NAME, Tag("old"), digest)
         assert payload == registry.manifests.get(NAME, Tag("old")).payload
         with pytest.raises(ManifestInvalid):
-            registry.manifests.put(NAME, Tag("new"), payload, None)
+            registry.manifest_pushes.put(NAME, Tag("new"), payload, None)
 
 
 class TestAnIndex:
     INDEX = json.dumps({"schemaVersion": 2, "manifests": [descriptor(b"child")]}).encode()
 
     def test_may_name_children_that_are_not_there(self, registry):
-        registry.manifests.put(NAME, LATEST, self.INDEX, OCI_INDEX)
+        registry.manifest_pushes.put(NAME, LATEST, self.INDEX, OCI_INDEX)
 
     def test_may_not_when_children_are_checked(self, driver):
         registry = Registry(driver, check_index_children=True)
         with pytest.raises(ManifestBlobUnknown):
-            registry.manifests.put(NAME, LATEST, self.INDEX, OCI_INDEX)
+            registry.manifest_pushes.put(NAME, LATEST, self.INDEX, OCI_INDEX)
 
 
 class TestDeleting:
     def test_a_tag_leaves_its_manifest(self, registry):
-        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
-        registry.manifests.delete(NAME, LATEST)
+        pushed = registry.manifest_pushes.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
+        registry.removal.delete_manifest(NAME, LATEST)
         assert registry.manifests.exists(NAME, pushed.digest)
         with pytest.raises(ManifestUnknown):
-            registry.manifests.delete(NAME, LATEST)
+            registry.removal.delete_manifest(NAME, LATEST)
 
     def test_a_manifest_deletes_its_tags_and_no_others(self, registry):
-        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
-        registry.manifests.put(NAME, Tag("v1"), image(registry), OCI_MANIFEST)
-        registry.manifests.put(NAME, Tag("v2"), image(registry, note="2"), OCI_MANIFEST)
-        registry.manifests.delete(NAME, pushed.digest)
+        pushed = registry.manifest_pushes.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
+        registry.manifest_pushes.put(NAME, Tag("v1"), image(registry), OCI_MANIFEST)
+        registry.manifest_pushes.put(NAME, Tag("v2"), image(registry, note="2"), OCI_MANIFEST)
+        registry.removal.delete_manifest(NAME, pushed.digest)
         assert (Tag("v2"),) == registry.tags.list(NAME)
         with pytest.raises(ManifestUnknown):
-            registry.manifests.delete(NAME, pushed.digest)
+            registry.removal.delete_manifest(NAME, pushed.digest)
 
     def test_a_manifest_hides_a_tag_without_a_back_reference(self, registry, driver):
-        pushed = registry.manifests.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
+        pushed = registry.manifest_pushes.put(NAME, LATEST, image(registry), OCI_MANIFEST).descriptor
         driver.remove(layout.revision_link(NAME, pushed.digest))
         with pytest.raises(ManifestUnknown):
             registry.manifests.get(NAME, LATEST)
@@ -142,7 +142,7 @@ class TestDeleting:
 class TestListing:
     def test_tags_are_in_ascii_order_without_foreign_folders(self, registry, driver):
         for tag in ("b", "B", "a", "1"):
-            registry.manifests.put(NAME, Tag(tag), image(registry), OCI_MANIFEST)
+            registry.manifest_pushes.put(NAME, Tag(tag), image(registry), OCI_MANIFEST)
         driver.put_content(f"{layout.tags(NAME)}/.trash/current/link", b"x")
         assert [Tag("1"), Tag("B"), Tag("a"), Tag("b")] == list(registry.tags.list(NAME))
 
@@ -193,27 +193,27 @@ class TestAPushThatMeetsADeletion:
     @pytest.mark.parametrize("moment", ["before", "after"])
     @pytest.mark.parametrize("path", [layout.tag_link(NAME, LATEST), layout.tag_back_reference(NAME, DIGEST, LATEST)])
     def test_in_the_middle_of_the_push(self, registry, driver, payload, moment, path):
-        registry.manifests.put(NAME, self.DIGEST, payload, OCI_MANIFEST)
-        getattr(driver, moment)[path] = lambda: registry.manifests.delete(NAME, self.DIGEST)
-        registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST)
+        registry.manifest_pushes.put(NAME, self.DIGEST, payload, OCI_MANIFEST)
+        getattr(driver, moment)[path] = lambda: registry.removal.delete_manifest(NAME, self.DIGEST)
+        registry.manifest_pushes.put(NAME, LATEST, payload, OCI_MANIFEST)
         self.all_tags_can_be_pulled(registry)
         assert registry.manifests.exists(NAME, self.DIGEST)
 
     @pytest.mark.parametrize("moment", ["before", "after"])
     @pytest.mark.parametrize("path", [layout.revision_link(NAME, DIGEST), layout.revision(NAME, DIGEST)])
     def test_in_the_middle_of_the_deletion(self, registry, driver, payload, moment, path):
-        registry.manifests.put(NAME, self.DIGEST, payload, OCI_MANIFEST)
-        getattr(driver, moment)[path] = lambda: registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST)
-        registry.manifests.delete(NAME, self.DIGEST)
+        registry.manifest_pushes.put(NAME, self.DIGEST, payload, OCI_MANIFEST)
+        getattr(driver, moment)[path] = lambda: registry.manifest_pushes.put(NAME, LATEST, payload, OCI_MANIFEST)
+        registry.removal.delete_manifest(NAME, self.DIGEST)
         self.all_tags_can_be_pulled(registry)
 
     @pytest.mark.parametrize("moment", ["before", "after"])
     @pytest.mark.parametrize("path", [layout.tag_link(NAME, LATEST), layout.revision_link(NAME, DIGEST)])
     def test_of_another_manifest_keeps_the_tag(self, registry, driver, payload, moment, path):
-        registry.manifests.put(NAME, LATEST, payload, OCI_MANIFEST)
+        registry.manifest_pushes.put(NAME, LATEST, payload, OCI_MANIFEST)
         other = image(registry)
-        getattr(driver, moment)[path] = lambda: registry.manifests.put(NAME, LATEST, other, OCI_MANIFEST)
-        registry.manifests.delete(NAME, self.DIGEST)
+        getattr(driver, moment)[path] = lambda: registry.manifest_pushes.put(NAME, LATEST, other, OCI_MANIFEST)
+        registry.removal.delete_manifest(NAME, self.DIGEST)
         assert other == registry.manifests.get(NAME, LATEST).payload
 
     def all_tags_can_be_pulled(self, registry):

@@ -37,9 +37,9 @@ def guard(tag, current, new):
 REQUESTS = {
     "v1 one": (True, lambda found: found.image_tags.put(V1_NAME, TAG, ONE.id, {}, refuse=refuse)),
     "v1 two": (True, lambda found: found.image_tags.put(V1_NAME, TAG, TWO.id, {}, refuse=refuse)),
-    "v2": (True, lambda found: found.manifests.put(NAME, TAG, found.payload, None, guard=guard)),
+    "v2": (True, lambda found: found.manifest_pushes.put(NAME, TAG, found.payload, None, guard=guard)),
     "v1 two, may move": (False, lambda found: found.image_tags.put(V1_NAME, TAG, TWO.id, {})),
-    "v2, may move": (False, lambda found: found.manifests.put(NAME, TAG, found.payload, None)),
+    "v2, may move": (False, lambda found: found.manifest_pushes.put(NAME, TAG, found.payload, None)),
 }
 
 
@@ -47,7 +47,7 @@ def filled(driver):
     registry = Registry(driver)
     push(registry, ONE, TWO)
     payload = make_v2(registry, layer(1))
-    registry.manifests.put(NAME, Tag("other"), payload, None)
+    registry.manifest_pushes.put(NAME, Tag("other"), payload, None)
     return driver, payload
 
 
@@ -131,7 +131,7 @@ class TestAStoreWithoutConditionalWrites:
         registry = opened(driver, payload)
         requests = {
             **{name: work for name, (_, work) in REQUESTS.items()},
-            "v2 other": lambda found: found.manifests.put(NAME, TAG, other, None, guard=guard),
+            "v2 other": lambda found: found.manifest_pushes.put(NAME, TAG, other, None, guard=guard),
         }
         start, done = threading.Barrier(2), []
 

@@ -18,7 +18,7 @@ from docker_registry.registry.maintenance.backup_folder import BackupFolder
 from docker_registry.registry.manifest_payload import OCI_MANIFEST
 from docker_registry.registry.names import Digest, RepositoryName, Tag
 from docker_registry.registry.oci_registry import OciRegistry
-from docker_registry.registry.removal import MOVE_SECONDS, REMOVE_SECONDS
+from docker_registry.registry.reclamation import MOVE_SECONDS, REMOVE_SECONDS
 from tests.support.clients.v2 import encoded
 from tests.support.clock import Clock
 from tests.support.images import descriptor
@@ -173,7 +173,7 @@ class TestTwoProcesses:
 class TestReferences:
     def test_are_the_links_of_repositories(self, registry):
         blob = registry.uploads.put(NAME, DIGEST, Content(BLOB)).digest
-        registry.manifests.put(NAME, Tag("v1"), MANIFEST, None)
+        registry.manifest_pushes.put(NAME, Tag("v1"), MANIFEST, None)
         manifest, unknown = Digest.of(MANIFEST), Digest.of(b"unknown")
         assert {blob, manifest} == registry.references.among({blob, manifest, unknown})
         assert set() == registry.references.among({blob, manifest}, lambda name: name != str(NAME))
@@ -194,7 +194,7 @@ class TestReferences:
 REQUESTS = {
     "mount": lambda registry: registry.blobs.mount(NAME, DIGEST),
     "push": lambda registry: registry.uploads.put(NAME, DIGEST, Content(BLOB)),
-    "push a manifest": lambda registry: registry.manifests.put(NAME, Tag("v1"), MANIFEST, None),
+    "push a manifest": lambda registry: registry.manifest_pushes.put(NAME, Tag("v1"), MANIFEST, None),
 }
 
 

@@ -26,7 +26,7 @@ def push(registry, name=NAME, **fields):
     subject = {"mediaType": OCI_MANIFEST, "digest": str(SUBJECT), "size": 2}
     document = {"schemaVersion": 2, "config": descriptor(b"{}"), "layers": [], "subject": subject, **fields}
     payload = json.dumps(document).encode()
-    return registry.manifests.put(name, Digest.of(payload), payload, OCI_MANIFEST)
+    return registry.manifest_pushes.put(name, Digest.of(payload), payload, OCI_MANIFEST)
 
 
 class CountingDriver(MemoryDriver):
@@ -78,7 +78,7 @@ class TestAReferrer:
     def test_that_is_an_index_has_no_config_type(self, registry):
         subject = {"mediaType": OCI_MANIFEST, "digest": str(SUBJECT), "size": 2}
         payload = json.dumps({"schemaVersion": 2, "manifests": [], "subject": subject}).encode()
-        registry.manifests.put(NAME, Tag("x"), payload, OCI_INDEX)
+        registry.manifest_pushes.put(NAME, Tag("x"), payload, OCI_INDEX)
         (entry,) = registry.referrers.list(NAME, SUBJECT)
         assert (OCI_INDEX, False) == (entry["mediaType"], "artifactType" in entry)
 
@@ -88,7 +88,7 @@ class TestAReferrer:
 
     def test_is_removed_with_its_manifest(self, registry, driver):
         pushed = push(registry)
-        registry.manifests.delete(NAME, pushed.descriptor.digest)
+        registry.removal.delete_manifest(NAME, pushed.descriptor.digest)
         assert () == registry.referrers.list(NAME, SUBJECT)
         assert [] == list(driver.walk(layout.referrers(NAME, SUBJECT)))
 
@@ -113,7 +113,7 @@ class TestAFallbackTag:
     def keep(self, registry, *digests):
         entries = [{"mediaType": OCI_MANIFEST, "digest": str(digest), "size": 1} for digest in digests]
         payload = json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
-        registry.manifests.put(NAME, fallback_tag(SUBJECT), payload, OCI_INDEX)
+        registry.manifest_pushes.put(NAME, fallback_tag(SUBJECT), payload, OCI_INDEX)
 
     def test_is_adopted(self, registry, child):
         assert () == registry.referrers.list(NAME, SUBJECT)
@@ -122,7 +122,7 @@ class TestAFallbackTag:
         assert (str(child.digest), child.size) == (entry["digest"], entry["size"])
 
     def test_adds_only_existing_referrers(self, registry, child):
-        other = registry.manifests.put(NAME, Tag("other"), b'{"schemaVersion": 2, "manifests": []}', OCI_INDEX)
+        other = registry.manifest_pushes.put(NAME, Tag("other"), b'{"schemaVersion": 2, "manifests": []}', OCI_INDEX)
         self.keep(registry, Digest.of(b"missing"), other.descriptor.digest)
         assert () == registry.referrers.list(NAME, SUBJECT)
 
@@ -189,7 +189,7 @@ class TestALongFallbackIndex(TestAFallbackTag):
     """Indexes name the same manifest again and again, or thousands that are not about the subject."""
 
     def test_reads_each_manifest_once(self, registry, child, reads):
-        other = registry.manifests.put(NAME, Tag("other"), b'{"schemaVersion": 2, "manifests": []}', OCI_INDEX)
+        other = registry.manifest_pushes.put(NAME, Tag("other"), b'{"schemaVersion": 2, "manifests": []}', OCI_INDEX)
         self.keep(registry, *[child.digest] * 150, *[other.descriptor.digest] * 150)
         reads.clear()
         for _ in range(3):
@@ -199,7 +199,7 @@ class TestALongFallbackIndex(TestAFallbackTag):
     def test_records_manifests_permanently(self, registry, driver, child):
         self.keep(registry, child.digest)
         (entry,) = registry.referrers.list(NAME, SUBJECT)
-        registry.manifests.delete(NAME, fallback_tag(SUBJECT))
+        registry.removal.delete_manifest(NAME, fallback_tag(SUBJECT))
         assert (entry,) == registry.referrers.list(NAME, SUBJECT)
 
     def test_is_examined_page_by_page(self, registry, child):

@@ -41,7 +41,7 @@ def payload(note, subject=None):
 
 def push(registry, content, reference=TAG):
     registry.uploads.put(NAME, Digest.of(CONFIG), Content(CONFIG))
-    return registry.manifests.put(NAME, reference, content, OCI_MANIFEST).descriptor.digest
+    return registry.manifest_pushes.put(NAME, reference, content, OCI_MANIFEST).descriptor.digest
 
 
 class Upstream:

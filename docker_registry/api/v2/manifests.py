@@ -9,7 +9,7 @@ from docker_registry.api.downloads import Downloads
 from docker_registry.api.responses import origin_headers, with_location
 from docker_registry.errors import ManifestUnknown, Unsupported
 from docker_registry.registry.manifest_payload import safe_content_type
-from docker_registry.registry.manifests import Pushed
+from docker_registry.registry.manifest_pushes import Pushed
 from docker_registry.registry.names import Digest, Reference, RepositoryName, Tag
 from docker_registry.registry.oci_registry import OciRegistry
 
@@ -55,9 +55,9 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
     def put_manifest(name: RepositoryName, reference: Reference) -> Response:
         """Store a manifest and update its tags (end-7)."""
         tags = [Tag.parse(text) for text in request.args.getlist("tag")] if isinstance(reference, Digest) else []
-        payload = requests.read_body(registry.manifests.max_manifest_bytes)
+        payload = requests.read_body(registry.manifest_pushes.max_manifest_bytes)
         condition = requests.tag_condition()
-        pushed = registry.manifests.put(
+        pushed = registry.manifest_pushes.put(
             name,
             reference,
             payload,

@@ -2,7 +2,7 @@
 Eviction: removes the mirrored content that was pulled least recently, and keeps the mirrored bytes within a limit.
 
 The links of evicted content are removed at once, its bytes by
-:class:`~docker_registry.registry.removal.Reclamation`. Content that a repository has to which clients push is never
+:class:`~docker_registry.registry.reclamation.Reclamation`. Content that a repository has to which clients push is never
 evicted, and does not count against the limit. Images of API V1 that came from a mirrored registry are evicted with the
 content of its repositories, by their layers.
 """

@@ -97,7 +97,10 @@ class Mirror:
         ]
         remotes = Remotes(registry.driver, self._clients, read_only)
         manifests = MirroredManifests(
-            remotes, registry.manifests, PlatformRecords(registry.driver, registry.json_budget)
+            remotes,
+            registry.manifests,
+            registry.manifest_pushes,
+            PlatformRecords(registry.driver, registry.json_budget),
         )
         records = TagRecords(registry.driver, registry.listings)
         registry.sources.tags.append(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from docker_registry.concurrency import KeyedLocks
 from docker_registry.errors import DigestInvalid, ManifestInvalid, UpstreamError
+from docker_registry.registry.manifest_pushes import ManifestPushes
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.mirror.platforms import PlatformRecords
 from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes
@@ -18,14 +19,17 @@ _VENDOR_TYPES = "application/vnd."
 class MirroredManifests:
     """A :class:`~docker_registry.registry.sources.ManifestSource` of all upstreams."""
 
-    def __init__(self, remotes: Remotes, manifests: Manifests, platforms: PlatformRecords) -> None:
+    def __init__(
+        self, remotes: Remotes, manifests: Manifests, pushes: ManifestPushes, platforms: PlatformRecords
+    ) -> None:
         """
         Args:
-            manifests: stores what is fetched.
+            pushes: store what is fetched.
             platforms: tell which manifests are for platforms that are not mirrored.
         """
         self._remotes = remotes
         self._manifests = manifests
+        self._pushes = pushes
         self._platforms = platforms
         self._locks = KeyedLocks()
 
@@ -73,7 +77,7 @@ class MirroredManifests:
             return digest, manifest.payload
         self._remotes.mark(name, remote)
         try:
-            self._manifests.adopt(name, digest, manifest.payload, manifest.content_type or None, actor=MIRROR)
+            self._pushes.adopt(name, digest, manifest.payload, manifest.content_type or None, actor=MIRROR)
         except ManifestInvalid as error:
             raise UpstreamError(f"The manifest of the upstream registry is invalid. {error.sentence}") from error
         if remote.upstream.platforms:

@@ -34,7 +34,7 @@ class Purging:
     """
     Removes content of mirrored repositories; their links at once.
 
-    Their bytes are removed by :class:`~docker_registry.registry.removal.Reclamation`, unless another repository has
+    Their bytes are removed by :class:`~docker_registry.registry.reclamation.Reclamation`, unless another repository has
     them. It is safe beside pulls: what a client requests meanwhile is fetched again.
     """
 

@@ -3,8 +3,8 @@ The images in the store that came from a mirrored registry of API V1: when they 
 
 A push may have found an image just before it is removed, and refer to it: by a tag, a list, or as the parent of another
 image. So its files are replaced by a record of them. When such requests have ended, the files are written again if
-pushed content needs the image by then. Its layer is removed by :class:`~docker_registry.registry.removal.Reclamation`,
-which has this step taken first.
+pushed content needs the image by then. Its layer is removed by
+:class:`~docker_registry.registry.reclamation.Reclamation`, which has this step taken first.
 """
 
 from __future__ import annotations

@@ -53,7 +53,7 @@ def make_v2(registry, *layers, name=NEW, media_types=(), **config):
 
 def push_v2(registry, *layers, name=NEW, tag=V2, **more):
     payload = make_v2(registry, *layers, name=name, **more)
-    return registry.manifests.put(name, tag, payload, None).descriptor.digest
+    return registry.manifest_pushes.put(name, tag, payload, None).descriptor.digest
 
 
 def descriptor(media_type, content):

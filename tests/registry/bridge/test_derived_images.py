@@ -47,7 +47,7 @@ class TestAnImagePushedByV2:
         payload = (blobs / index["manifests"][0]["digest"].removeprefix("sha256:")).read_bytes()
         for path in blobs.iterdir():
             put_blob(registry, path.read_bytes())
-        registry.manifests.put(NEW, V2, payload, None)
+        registry.manifest_pushes.put(NEW, V2, payload, None)
         name, _, tag = PUSHED.partition(":")
         golden = Registry(FileDriver(storage_path=v1_trees.FIXTURES / "registry-0.7.1"))
         top = golden.image_tags.get(ImageRepositoryName.parse(name), Tag(tag))
@@ -109,7 +109,7 @@ class TestAnImagePushedByV2:
         config = Digest.parse(json.loads(payload)["config"]["digest"])
         claimed = claim(config.hex)
         push_v1(registry, [claimed], name=ImageRepositoryName.parse("evil/web"))
-        registry.manifests.put(NEW, V2, payload, None)
+        registry.manifest_pushes.put(NEW, V2, payload, None)
         top = v1_image(registry, OLD, V2)
         assert config.hex == str(top)
         assert layer(2) == content_of(registry, str(top))
@@ -171,7 +171,7 @@ class TestAnImagePushedByV2:
 
 class TestAManifestWithoutAV1Image:
     def tag(self, registry, payload):
-        registry.manifests.put(NEW, V2, payload, None)
+        registry.manifest_pushes.put(NEW, V2, payload, None)
 
     @pytest.mark.parametrize(
         ("media_type", "sentence"),
@@ -219,13 +219,13 @@ class TestAnIndex:
         manifests = []
         for number, (platform, notes) in enumerate(children, 1):
             payload = make_v2(registry, layer(number))
-            digest = registry.manifests.put(NEW, Digest.of(payload), payload, None).descriptor.digest
+            digest = registry.manifest_pushes.put(NEW, Digest.of(payload), payload, None).descriptor.digest
             kind = "application/vnd.oci.image.manifest.v1+json"
             child = {"mediaType": kind, "digest": str(digest), "size": len(payload), "annotations": notes}
             manifests.append({**child, **({"platform": platform} if platform else {})})
         media_type = "application/vnd.oci.image.index.v1+json"
         index = {"schemaVersion": 2, "mediaType": media_type, "manifests": manifests}
-        return registry.manifests.put(NEW, tag, json.dumps(index).encode(), None).descriptor.digest
+        return registry.manifest_pushes.put(NEW, tag, json.dumps(index).encode(), None).descriptor.digest
 
     ARM, AMD, NONE = (
         {"os": "linux", "architecture": "arm64", "variant": "v8"},

@@ -120,7 +120,7 @@ class TestAnImagePushedByV1:
         assert manifest.payload == registry.manifests.get(NEW, digest).payload
         subject = {"mediaType": DOCKER, "digest": str(digest), "size": len(manifest.payload)}
         about = json.loads(make_v2(registry))
-        registry.manifests.put(NEW, V2, json.dumps({**about, "subject": subject}).encode(), None)
+        registry.manifest_pushes.put(NEW, V2, json.dumps({**about, "subject": subject}).encode(), None)
         assert 1 == len(registry.referrers.list(NEW, digest))
 
     def test_never_gets_a_tag_of_v2(self, registry, driver):

@@ -89,13 +89,13 @@ class TestATagOfV1OnAnImageOfV2:
 
     def test_keeps_an_index_that_contains_the_image(self, registry):
         payload = make_v2(registry, layer(1))
-        child = registry.manifests.put(NEW, Digest.of(payload), payload, None).descriptor
+        child = registry.manifest_pushes.put(NEW, Digest.of(payload), payload, None).descriptor
         index = {
             "schemaVersion": 2,
             "mediaType": "application/vnd.oci.image.index.v1+json",
             "manifests": [{"mediaType": OCI, "digest": str(child.digest), "size": child.size}],
         }
-        digest = registry.manifests.put(NEW, V1, json.dumps(index).encode(), None).descriptor.digest
+        digest = registry.manifest_pushes.put(NEW, V1, json.dumps(index).encode(), None).descriptor.digest
         registry.image_tags.put(OLD, V1, v1_image(registry, OLD, V1), {})
         assert digest == registry.tags.get(NEW, V1)
         registry.image_tags.put(OLD, V2, v1_image(registry, OLD, V1), {})
@@ -122,7 +122,7 @@ class TestDeletion:
     def delete(self, request):
         if request.param == "v1":
             return lambda registry: registry.image_tags.delete(OLD, V1)
-        return lambda registry: registry.manifests.delete(NEW, V1)
+        return lambda registry: registry.removal.delete_manifest(NEW, V1)
 
     def test_of_a_tag_by_either_api_applies_to_both(self, tagged, delete):
         delete(tagged)
@@ -138,7 +138,7 @@ class TestDeletion:
         push_v1(registry, [make(1)], tag=V1)
         push_v1(registry, [make(1)], tag=V2)
         push_v1(registry, [make(2)], tag=Tag("other"))
-        registry.manifests.delete(NEW, registry.manifests.get(NEW, V1).descriptor.digest)
+        registry.removal.delete_manifest(NEW, registry.manifests.get(NEW, V1).descriptor.digest)
         assert [Tag("other")] == list(registry.tags.list(NEW))
         assert {"other": make(2).text} == registry.image_tags.list(OLD)
         with pytest.raises(ManifestUnknown):
@@ -148,7 +148,7 @@ class TestDeletion:
         push_v1(registry, [make(1)])
         made = registry.manifests.get(NEW, V1).descriptor.digest
         digest = push_v2(registry, layer(2), tag=V1)
-        registry.manifests.delete(NEW, made)
+        registry.removal.delete_manifest(NEW, made)
         assert digest == registry.tags.get(NEW, V1)
 
     def test_of_a_repository_by_v1_deletes_its_tags_in_both_apis(self, registry):
@@ -173,9 +173,9 @@ class TestAnImmutableTag:
         with pytest.raises(TagImmutable):
             push_v2(registry, layer(2), tag=V1)
         with pytest.raises(TagImmutable):
-            registry.manifests.delete(NEW, V1)
+            registry.removal.delete_manifest(NEW, V1)
         with pytest.raises(TagImmutable):
-            registry.manifests.delete(NEW, registry.tags.get(NEW, V1))
+            registry.removal.delete_manifest(NEW, registry.tags.get(NEW, V1))
 
     def test_of_v1_without_a_manifest_is_not_changed_by_v2(self, registry):
         push_v1(registry, [make(1, layer=b"no tar")])
@@ -199,8 +199,8 @@ class TestACondition:
         current = registry.tags.get(NEW, V1)
         payload = make_v2(registry, layer(2))
         with pytest.raises(TagChanged):
-            registry.manifests.put(NEW, V1, payload, None, condition=lambda digest: digest is None)
-        registry.manifests.put(NEW, V1, payload, None, condition=lambda digest: digest == current)
+            registry.manifest_pushes.put(NEW, V1, payload, None, condition=lambda digest: digest is None)
+        registry.manifest_pushes.put(NEW, V1, payload, None, condition=lambda digest: digest == current)
         assert OCI == kind(registry)
 
 
@@ -296,8 +296,8 @@ STEPS = {
     "v1 tags an image of v2": lambda registry: registry.image_tags.put(OLD, V1, v1_image(registry, OLD, V2), {}),
     "v2 pushes": lambda registry: push_v2(registry, layer(5), tag=V1),
     "v1 deletes": lambda registry: registry.image_tags.delete(OLD, V1),
-    "v2 deletes": lambda registry: registry.manifests.delete(NEW, V1),
-    "v2 deletes the manifest": lambda registry: registry.manifests.delete(NEW, registry.tags.get(NEW, V1)),
+    "v2 deletes": lambda registry: registry.removal.delete_manifest(NEW, V1),
+    "v2 deletes the manifest": lambda registry: registry.removal.delete_manifest(NEW, registry.tags.get(NEW, V1)),
     "v1 deletes all": lambda registry: registry.image_tags.delete_repository(OLD),
     "v2 asks for an image of v1": lambda registry: registry.manifests.get(NEW, Tag("unseen")),
 }

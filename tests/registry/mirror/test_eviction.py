@@ -20,7 +20,7 @@ from docker_registry.registry.leases import this_process
 from docker_registry.registry.mirror.eviction import RECENT_SECONDS, SHARED_SECONDS
 from docker_registry.registry.mirror.pulls import PRECISION_SECONDS
 from docker_registry.registry.names import Digest, RepositoryName
-from docker_registry.registry.removal import MOVE_SECONDS, REMOVE_SECONDS
+from docker_registry.registry.reclamation import MOVE_SECONDS, REMOVE_SECONDS
 from docker_registry.settings import settings_of
 from tests.registry.mirror.conftest import NAME, THERE, Mirrored
 from tests.support.clients.v2 import OCI_MANIFEST, digest_of

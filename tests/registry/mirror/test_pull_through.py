@@ -339,7 +339,7 @@ class TestTheStart:
 
         name = RepositoryName.parse("up.example/pushed")
         registry.uploads.put(name, Digest.of(b"{}"), Content(b"{}"))
-        registry.manifests.put(name, Tag("v1"), encoded({"schemaVersion": 2, **pushed}), OCI_MANIFEST)
+        registry.manifest_pushes.put(name, Tag("v1"), encoded({"schemaVersion": 2, **pushed}), OCI_MANIFEST)
         with pytest.raises(ConfigError, match=r": up\.example/pushed$"):
             mirrored.services.check_start()
 

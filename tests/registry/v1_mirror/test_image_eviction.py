@@ -15,7 +15,7 @@ from docker_registry.registry import layout
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.mirror.eviction import RECENT_SECONDS
 from docker_registry.registry.names import Digest
-from docker_registry.registry.removal import MOVE_SECONDS, REMOVE_SECONDS
+from docker_registry.registry.reclamation import MOVE_SECONDS, REMOVE_SECONDS
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1_mirror.stored_images import SETTLE_SECONDS
 from tests.registry.mirror.test_eviction import exchange, follow
