@@ -19,7 +19,7 @@ from docker_registry.http.exchange import context_of
 from docker_registry.registry.access import Access, Action
 from docker_registry.registry.actor import ANONYMOUS, Actor, Principal, Reason
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
-from docker_registry.registry.tags import TagGuard
+from docker_registry.registry.tag_changes import TagGuard
 
 #: The action of each route that names a repository or an image.
 ACTIONS: Final = {

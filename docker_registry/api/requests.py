@@ -28,7 +28,7 @@ from docker_registry.registry.names import (
     parse_reference,
     parse_upload_id,
 )
-from docker_registry.registry.tags import Condition
+from docker_registry.registry.tag_changes import Condition
 
 #: The parser of each variable in the routes.
 _PARSERS: Final = {

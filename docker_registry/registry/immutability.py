@@ -12,7 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 from fnmatch import fnmatchcase
 from typing import Final, Protocol
 
-from docker_registry.errors import BlobUnknown, ContentImmutable
+from docker_registry.errors import BlobUnknown, ContentImmutable, TagImmutable
 from docker_registry.registry import manifest_payload
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import JsonBudget
@@ -52,6 +52,16 @@ class ImmutableTags:
             else fnmatchcase(tag, pattern)
             for pattern in self._patterns
         )
+
+    def check_mutable(self, name: RepositoryName, tag: Tag) -> None:
+        """
+        Check that a tag may be changed and deleted.
+
+        Raises:
+            TagImmutable: the tag is immutable.
+        """
+        if self.covers(name.value, tag.value):
+            raise TagImmutable(name=str(name), tag=str(tag))
 
 
 class _Tags(Protocol):

@@ -24,7 +24,8 @@ from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.names import Descriptor, Digest, Reference, RepositoryName, Tag
 from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.repositories import Repositories
-from docker_registry.registry.tags import Condition, TagChange, TagGuard, Tags
+from docker_registry.registry.tag_changes import Condition, TagChange, TagGuard
+from docker_registry.registry.tags import Tags
 
 #: Maximum number of missing digests listed in an error.
 _MAX_NAMED: Final = 100
@@ -115,7 +116,8 @@ class ManifestPushes:
             ManifestBlobUnknown: the manifest references a blob that the repository does not have.
             DigestInvalid: *reference* is a digest, but not that of the payload.
             TagChanged: *condition* does not hold, or another request changed a tag concurrently.
-            TagImmutable, ConditionUnsupported: as for :meth:`Tags.point`.
+            TagImmutable: a tag is immutable and points at another manifest.
+            ConditionUnsupported: the driver does not support conditional writes.
             Overloaded: the manifest is large, and other large manifests use the worker's memory.
         """
         with self._json_budget.reserve(payload):
@@ -161,7 +163,7 @@ class ManifestPushes:
                     )
                     is_linked = self._manifests.link(name, digest, document, is_new=is_new)
                     for change in changes:
-                        self._tags.apply(change, principal=actor.principal)
+                        self._tags.changes.apply(change, principal=actor.principal)
                 break
             except PreconditionFailed:  # another request changed a tag: retry, except with a precondition
                 if tag_condition is not None:
@@ -173,7 +175,7 @@ class ManifestPushes:
         signal = events.repository_created if is_first else events.repository_updated
         events.announce(signal, self._driver, actor, name=name)
         for tag in tags:
-            self._tags.announce(name, tag, actor)
+            self._tags.changes.announce(name, tag, actor)
         return Pushed(descriptor, tags, document.subject.digest if document.subject else None, missing)
 
     def _write_content(
@@ -197,7 +199,7 @@ class ManifestPushes:
         refer = partial(self._referrers.put, name, descriptor, document)
         prepare = [
             partial(
-                self._tags.prepare,
+                self._tags.changes.prepare,
                 name,
                 tag,
                 descriptor.digest,
@@ -213,7 +215,7 @@ class ManifestPushes:
                 [
                     layout.blob_data(digest),
                     layout.revision_link(name, digest),
-                    *(path for tag in conditions for path in self._tags.files(name, tag, digest)),
+                    *(path for tag in conditions for path in self._tags.changes.files(name, tag, digest)),
                 ]
             )
             refers = [refer] if document.subject else []
@@ -294,7 +296,7 @@ class ManifestPushes:
             return condition
         check: TagGuard = guard
         if not self._driver.capabilities.if_match:
-            check(tag, self._tags.target(name, tag, principal), digest)
+            check(tag, self._tags.changes.target(name, tag, principal), digest)
             return condition
 
         def holds(current: Digest | None) -> bool:
@@ -310,11 +312,11 @@ class ManifestPushes:
     ) -> None:
         """Raise the error that setting the tags would raise now, before anything is written."""
         for tag, condition in tags.items():
-            self._tags.check(name, tag, digest, condition, principal=principal)
+            self._tags.changes.check(name, tag, digest, condition, principal=principal)
         short = self._repositories.find_short(name)
         if short is not None:  # a push to `library/foo` hides the tags of `foo` under that name
             for tag in tags:
-                self._tags.check(short, tag, digest, principal=principal)
+                self._tags.changes.check(short, tag, digest, principal=principal)
 
     def _check_references(
         self, name: RepositoryName, document: Payload, files: Sequence[str]

@@ -86,7 +86,7 @@ class Removal:
             raise ManifestUnknown(name=str(name), digest=str(reference))
         pointing = self._tags.pointing_at(name, reference)
         for tag in pointing:
-            self._tags.check_mutable(name, tag)
+            self._tags.immutable.check_mutable(name, tag)
         for tag in pointing:
             self._tags.delete_if(name, tag, reference, actor=actor)
         if not self._remove(name, reference, actor):  # deleted concurrently

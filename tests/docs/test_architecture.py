@@ -143,6 +143,7 @@ DOMAIN = {
         "names",
         "referrers",
         "repositories",
+        "tag_changes",
         "tags",
     },
     "manifests": {
@@ -216,9 +217,18 @@ DOMAIN = {
     "store_removal": set(),
     "stored_document": set(),
     "stored_file": {"names"},
+    "tag_changes": {
+        "actor",
+        "events",
+        "immutability",
+        "layout",
+        "names",
+        "sources",
+        "store_removal",
+        "tag_links",
+    },
     "tag_links": {"layout", "listing_cache", "names", "store_removal"},
     "tag_locks": {"names"},
-    "tag_reservations": {"layout", "names", "store_removal", "tag_links"},
     "tags": {
         "actor",
         "events",
@@ -226,9 +236,9 @@ DOMAIN = {
         "listing_cache",
         "names",
         "sources",
+        "tag_changes",
         "tag_links",
         "tag_locks",
-        "tag_reservations",
     },
     "upload_sessions": {"layout", "names"},
     "uploads": {"actor", "blobs", "ingest", "layout", "names", "upload_sessions"},
@@ -917,7 +927,7 @@ class TestTheDomain:
             calls = {ast.unparse(node.func) for node in ast.walk(parsed(path)) if isinstance(node, ast.Call)}
             links |= {name(path)} if "layout.tag_link" in calls else set()
             files |= {name(path)} if "image_layout.tag" in calls else set()
-        assert {"registry.tag_links", "registry.tag_reservations"} == links
+        assert {"registry.tag_changes", "registry.tag_links"} == links
         assert {"registry.v1.tag_files"} == files
 
     def test_changes_tags_in_one_module(self):

@@ -440,7 +440,7 @@ class ImageTags:
             return
         is_new = False
         try:
-            with self._tags.reservations.held(name.repository(), tag):
+            with self._tags.changes.reservations.held(name.repository(), tag):
                 is_new = self._files.create(folder, tag, image_id)
                 if self._files.find(name, tag) != image_id:
                     raise TagImmutable(name=str(name), tag=str(tag))
