@@ -145,7 +145,8 @@ class TestTheMirrorCommand:
                     pulls.list_images(repository)
                 for image in (BASE, one, two, shared):
                     assert image.layer == b"".join(pulls.layer(image.id).value.read(0, len(image.layer)))
-                built.require_legacy().image_tags.put(ImageRepositoryName("mine", "app"), Tag("v1"), shared.id, {})
+                name = ImageRepositoryName("mine", "app")
+                built.require_legacy().image_tag_pushes.put(name, Tag("v1"), shared.id, {})
             host = f"127.0.0.1-{source.port}"
             status, out = run(capsys, "purge", f"{host}/acme/one", "--json")
             removed = {"repository": f"{host}/acme/one", "removed": 1, "bytes": len(one.layer)}

@@ -45,7 +45,7 @@ class TestAPatternForARepositoryWithTwoNames:
     def test_prevents_v1_from_changing_a_tag_of_v2(self, registry):
         push_v2(registry, layer(1), name=FOO, tag=R1)
         with pytest.raises(TagImmutable):
-            registry.image_tags.put(OLD_FOO, R1, make(1).id, {})
+            registry.image_tag_pushes.put(OLD_FOO, R1, make(1).id, {})
         with pytest.raises(TagImmutable):
             registry.image_tags.delete(OLD_FOO, R1)
         with pytest.raises(TagImmutable):
@@ -77,9 +77,9 @@ class TestARepositoryNameWithCapitals:
         registry = Registry(MemoryDriver(), immutable_tags=["Acme/*:r*"])
         push(registry, make(1), make(2))
         name = ImageRepositoryName.parse("Acme/Web")
-        registry.image_tags.put(name, R1, make(1).id, {})
+        registry.image_tag_pushes.put(name, R1, make(1).id, {})
         with pytest.raises(TagImmutable):
-            registry.image_tags.put(name, R1, make(2).id, {})
+            registry.image_tag_pushes.put(name, R1, make(2).id, {})
 
 
 class TestContentOfAnImmutableTag:

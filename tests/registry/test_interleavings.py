@@ -79,11 +79,11 @@ def prepare(before: str) -> Prepared:
     registry.removal.delete_manifest(NAME, Tag("unused"))
     registry.manifest_pushes.put(NAME, Digest.of(REFERRER), REFERRER, None)
     for image in (ONE, TWO):  # so that no request has to make its manifest, and another to wait for it
-        registry.image_tags.put(V1_NAME, STAYS, image.id, {"docker_version": "0"})
+        registry.image_tag_pushes.put(V1_NAME, STAYS, image.id, {"docker_version": "0"})
         assert registry.manifests.get(NAME, STAYS)
     for api in before.split():
         if api == "v1":
-            registry.image_tags.put(V1_NAME, LATEST, ONE.id, {"docker_version": "before"})
+            registry.image_tag_pushes.put(V1_NAME, LATEST, ONE.id, {"docker_version": "before"})
         else:
             registry.manifest_pushes.put(NAME, LATEST, OLD, None)
     put_blob(registry, b"mounted", OTHER)
@@ -108,9 +108,9 @@ REQUESTS = {
     "delete referrer": lambda registry, _: registry.removal.delete_manifest(NAME, Digest.of(REFERRER)),
     "mount": lambda registry, _: registry.blobs.mount(NAME, MOUNTED, OTHER),
     "commit": lambda registry, prepared: registry.uploads.commit(NAME, prepared.upload, UPLOADED, Content(b"")),
-    "v1 put one": lambda registry, _: registry.image_tags.put(V1_NAME, LATEST, ONE.id, {"docker_version": "1"}),
-    "v1 put two": lambda registry, _: registry.image_tags.put(V1_NAME, LATEST, TWO.id, {"docker_version": "2"}),
-    "v1 put old": lambda registry, prepared: registry.image_tags.put(
+    "v1 put one": lambda registry, _: registry.image_tag_pushes.put(V1_NAME, LATEST, ONE.id, {"docker_version": "1"}),
+    "v1 put two": lambda registry, _: registry.image_tag_pushes.put(V1_NAME, LATEST, TWO.id, {"docker_version": "2"}),
+    "v1 put old": lambda registry, prepared: registry.image_tag_pushes.put(
         V1_NAME, LATEST, prepared.old_image, {"docker_version": "3"}
     ),
     "v1 delete tag": lambda registry, _: registry.image_tags.delete(V1_NAME, LATEST),

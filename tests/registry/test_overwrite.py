@@ -14,7 +14,7 @@ from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import Denied, RegistryError
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.registry.tag_locks import TagLocks
-from docker_registry.registry.v1 import tags as v1_tags
+from docker_registry.registry.v1 import tag_pushes
 from tests.registry.bridge.both import layer, make_v2
 from tests.support.interleaving import Request, StoppingDriver, copied, sample, schedules
 from tests.support.registries import Registry
@@ -35,10 +35,10 @@ def guard(tag, current, new):
 
 #: Who may not move tags, and what each request sets.
 REQUESTS = {
-    "v1 one": (True, lambda found: found.image_tags.put(V1_NAME, TAG, ONE.id, {}, refuse=refuse)),
-    "v1 two": (True, lambda found: found.image_tags.put(V1_NAME, TAG, TWO.id, {}, refuse=refuse)),
+    "v1 one": (True, lambda found: found.image_tag_pushes.put(V1_NAME, TAG, ONE.id, {}, refuse=refuse)),
+    "v1 two": (True, lambda found: found.image_tag_pushes.put(V1_NAME, TAG, TWO.id, {}, refuse=refuse)),
     "v2": (True, lambda found: found.manifest_pushes.put(NAME, TAG, found.payload, None, guard=guard)),
-    "v1 two, may move": (False, lambda found: found.image_tags.put(V1_NAME, TAG, TWO.id, {})),
+    "v1 two, may move": (False, lambda found: found.image_tag_pushes.put(V1_NAME, TAG, TWO.id, {})),
     "v2, may move": (False, lambda found: found.manifest_pushes.put(NAME, TAG, found.payload, None)),
 }
 
@@ -69,7 +69,7 @@ def target(driver, payload):
 
 @pytest.fixture(autouse=True)
 def without_pauses(monkeypatch):
-    monkeypatch.setattr(v1_tags, "_CREATION_SECONDS", 0)
+    monkeypatch.setattr(tag_pushes, "_CREATION_SECONDS", 0)
 
 
 class TestAClientThatMayNotMoveTags:

@@ -54,6 +54,7 @@ class Registry(OciRegistry):
         self.private_images = self.legacy.private_images
         self.image_pushes = self.legacy.image_pushes
         self.image_tags = self.legacy.image_tags
+        self.image_tag_pushes = self.legacy.image_tag_pushes
         self.search_entries = SearchEntries(
             self.repositories, self.private_repositories, self.slices, self.image_repositories
         )

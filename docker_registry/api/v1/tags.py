@@ -62,8 +62,9 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
         refuse = authorization.overwrite_refusal(access, repository, tag)
         if refuse is not None and _moves(legacy, repository, tag, image_id):
             refuse()
-        legacy.image_tags.put(repository, tag, image_id, _client(), refuse=refuse, actor=authorization.actor("push"))
-        legacy.private_images.unmark_tagged(repository, image_id, actor=authorization.actor("push"))
+        actor = authorization.actor("push")
+        legacy.image_tag_pushes.put(repository, tag, image_id, _client(), refuse=refuse, actor=actor)
+        legacy.private_images.unmark_tagged(repository, image_id, actor=actor)
         return json_response(True)
 
     @bp.delete("/v1/repositories/<path:repository>/tags/<tag>")

@@ -19,6 +19,7 @@ from docker_registry.registry.v1.pushes import ImagePushes
 from docker_registry.registry.v1.repositories import ImageRepositories
 from docker_registry.registry.v1.sources import DerivedImageSource, V1Source
 from docker_registry.registry.v1.tag_files import ImageTagFiles
+from docker_registry.registry.v1.tag_pushes import ImageTagPushes
 from docker_registry.registry.v1.tags import ImageTags
 from docker_registry.registry.v1.tokens import Tokens
 
@@ -91,16 +92,24 @@ class LegacyRegistry:
         self.image_tags = ImageTags(
             driver,
             self.image_repositories,
+            self.tag_files,
+            oci.tags,
+            derived,
+            oci.immutable_tags,
+            slices=oci.slices,
+        )
+        self.image_tag_pushes = ImageTagPushes(
+            driver,
+            self.image_tags,
+            self.image_repositories,
             self.images,
             self.tag_files,
             oci.tags,
             oci.manifests,
             derived,
-            oci.immutable_tags,
             oci.access,
             self.image_memberships,
             now=now,
-            slices=oci.slices,
         )
         self.image_pulls = ImagePulls(
             self.images, self.image_tags, self.image_repositories, oci.access, self.sources, self.image_memberships

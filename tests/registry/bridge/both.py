@@ -26,7 +26,7 @@ def push_v1(registry, images, name=OLD, tag=V1):
     """Push a chain as Docker does by API V1."""
     registry.image_repositories.put_images(name, json.dumps([{"id": image.text} for image in images]).encode())
     push(registry, *(image for image in images if not registry.images.is_complete(image.id)))
-    registry.image_tags.put(name, tag, images[-1].id, {})
+    registry.image_tag_pushes.put(name, tag, images[-1].id, {})
 
 
 def put_blob(registry, content, name=NEW):

@@ -177,7 +177,7 @@ class TestAnImagePushedByV1:
     def test_is_missing_in_v2_during_its_push(self, registry):
         image = make(1)
         registry.image_pushes.put_json(image.id, image.payload)
-        registry.image_tags.put(OLD, V1, image.id, {})
+        registry.image_tag_pushes.put(OLD, V1, image.id, {})
         with pytest.raises(ManifestUnknown, match="is being uploaded"):
             registry.manifests.get(NEW, V1)
         registry.image_pushes.put_layer(image.id, Content(image.layer))

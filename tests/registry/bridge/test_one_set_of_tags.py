@@ -48,7 +48,7 @@ class TestTheLastPush:
     def test_by_v1_tells_which_manifest_it_replaces(self, registry):
         push_v1(registry, [make(1)], tag=V2)
         digest = push_v2(registry, layer(2), tag=V1)
-        assert digest == registry.image_tags.put(OLD, V1, make(1).id, {})
+        assert digest == registry.image_tag_pushes.put(OLD, V1, make(1).id, {})
         push_v2(registry, layer(2), tag=V1)
         assert digest == registry.image_tags.delete(OLD, V1)
 
@@ -74,14 +74,14 @@ class TestTheLastPush:
 class TestATagOfV1OnAnImageOfV2:
     def test_points_at_the_same_manifest(self, registry):
         digest = push_v2(registry, layer(1), tag=V2)
-        registry.image_tags.put(OLD, V1, v1_image(registry, OLD, V2), {"docker_version": "1.5.0"})
+        registry.image_tag_pushes.put(OLD, V1, v1_image(registry, OLD, V2), {"docker_version": "1.5.0"})
         assert digest == registry.tags.get(NEW, V1)
         assert "1.5.0" == registry.image_tags.get_json(OLD, V1)["docker_version"]
 
     def test_points_at_the_manifest_in_another_repository(self, registry):
         digest = push_v2(registry, layer(1), tag=V2)
         other, top = ImageRepositoryName.parse("acme/other"), v1_image(registry, OLD, V2)
-        registry.image_tags.put(other, V1, top, {})
+        registry.image_tag_pushes.put(other, V1, top, {})
         manifest = registry.manifests.get(RepositoryName("acme/other"), V1)
         assert digest == manifest.descriptor.digest
         for each in (json.loads(manifest.payload)["config"], *json.loads(manifest.payload)["layers"]):
@@ -96,15 +96,15 @@ class TestATagOfV1OnAnImageOfV2:
             "manifests": [{"mediaType": OCI, "digest": str(child.digest), "size": child.size}],
         }
         digest = registry.manifest_pushes.put(NEW, V1, json.dumps(index).encode(), None).descriptor.digest
-        registry.image_tags.put(OLD, V1, v1_image(registry, OLD, V1), {})
+        registry.image_tag_pushes.put(OLD, V1, v1_image(registry, OLD, V1), {})
         assert digest == registry.tags.get(NEW, V1)
-        registry.image_tags.put(OLD, V2, v1_image(registry, OLD, V1), {})
+        registry.image_tag_pushes.put(OLD, V2, v1_image(registry, OLD, V1), {})
         assert child.digest == registry.tags.get(NEW, V2)
 
     def test_may_be_on_an_image_within_a_chain(self, registry):
         push_v2(registry, layer(1), layer(2), tag=V2)
         below = registry.images.ancestry(v1_image(registry, OLD, V2))[1]
-        registry.image_tags.put(OLD, V1, type(v1_image(registry, OLD, V2))(below), {})
+        registry.image_tag_pushes.put(OLD, V1, type(v1_image(registry, OLD, V2))(below), {})
         assert 1 == len(json.loads(config_of(registry, NEW, V1))["rootfs"]["diff_ids"])
 
 
@@ -292,8 +292,8 @@ class Dying(MemoryDriver):
 
 
 STEPS = {
-    "v1 pushes": lambda registry: registry.image_tags.put(OLD, V1, make(9).id, {}),
-    "v1 tags an image of v2": lambda registry: registry.image_tags.put(OLD, V1, v1_image(registry, OLD, V2), {}),
+    "v1 pushes": lambda registry: registry.image_tag_pushes.put(OLD, V1, make(9).id, {}),
+    "v1 tags an image of v2": lambda registry: registry.image_tag_pushes.put(OLD, V1, v1_image(registry, OLD, V2), {}),
     "v2 pushes": lambda registry: push_v2(registry, layer(5), tag=V1),
     "v1 deletes": lambda registry: registry.image_tags.delete(OLD, V1),
     "v2 deletes": lambda registry: registry.removal.delete_manifest(NEW, V1),

@@ -152,7 +152,7 @@ class TestARepositoryThatBecomesPrivate:
 
     def test_does_not_hide_an_image_that_a_public_one_has_too(self, driver, registry):
         everything = Registry(driver, serve_private=True)
-        everything.image_tags.put(PUBLIC, Tag("v1"), OWN.id, {})
+        everything.image_tag_pushes.put(PUBLIC, Tag("v1"), OWN.id, {})
         everything.private_images.unmark_tagged(PUBLIC, OWN.id)
         assert [] == hidden(Registry(driver), BASE, OWN, OPEN)
 

@@ -29,9 +29,20 @@ UNKNOWN_CLIENT = {
 
 
 @pytest.fixture
-def tags(registry, driver):
+def timed(registry, driver):
+    """A registry whose clock stands still."""
     push(registry, OLD, NEW)
-    return Registry(driver, now=lambda: 1400000000.9).image_tags
+    return Registry(driver, now=lambda: 1400000000.9)
+
+
+@pytest.fixture
+def tags(timed):
+    return timed.image_tags
+
+
+@pytest.fixture
+def pushes(timed):
+    return timed.image_tag_pushes
 
 
 class Interrupted(MemoryDriver):
@@ -50,14 +61,14 @@ class Interrupted(MemoryDriver):
 
 
 class TestATag:
-    def test_names_the_image_that_was_pushed_last(self, tags):
+    def test_names_the_image_that_was_pushed_last(self, tags, pushes):
         for image in (OLD, NEW):
-            tags.put(NAME, V1, image.id, {})
+            pushes.put(NAME, V1, image.id, {})
         assert NEW.id == tags.get(NAME, V1)
         assert {"v1": NEW.text} == tags.list(NAME)
 
-    def test_is_stored_where_0_7_1_stores_it(self, tags, driver):
-        tags.put(NAME, V1, OLD.id, {"docker_version": "1.5.0"})
+    def test_is_stored_where_0_7_1_stores_it(self, pushes, driver):
+        pushes.put(NAME, V1, OLD.id, {"docker_version": "1.5.0"})
         assert OLD.text.encode() == driver.get_content("repositories/acme/web/tag_v1")
         note = json.loads(driver.get_content("repositories/acme/web/tagv1_json"))
         assert {"last_update": 1400000000, "docker_version": "1.5.0"} == note
@@ -67,23 +78,23 @@ class TestATag:
             with pytest.raises(ImageTagUnknown, match="Tag not found"):
                 ask(NAME, V1)
 
-    def test_returns_its_previous_target(self, tags):
-        assert [None, None, OLD.id] == [tags.put(NAME, V1, image.id, {}) for image in (OLD, OLD, NEW)]
+    def test_returns_its_previous_target(self, tags, pushes):
+        assert [None, None, OLD.id] == [pushes.put(NAME, V1, image.id, {}) for image in (OLD, OLD, NEW)]
         assert NEW.id == tags.delete(NAME, V1)
 
-    def test_changes_by_compare_and_swap(self, tags, driver):
+    def test_changes_by_compare_and_swap(self, pushes, driver):
         """The previous target is that which the change replaces, not one that was read before."""
-        tags.put(NAME, V1, OLD.id, {})
+        pushes.put(NAME, V1, OLD.id, {})
         found = Interrupted(driver, "repositories/acme/web/tag_v1", NEW.text.encode())
-        assert NEW.id == Registry(found).image_tags.put(NAME, V1, OLD.id, {})
+        assert NEW.id == Registry(found).image_tag_pushes.put(NAME, V1, OLD.id, {})
 
-    def test_requires_a_stored_image(self, tags):
+    def test_requires_a_stored_image(self, pushes):
         with pytest.raises(ImageUnknown, match="Image not found"):
-            tags.put(NAME, V1, ImageId("0" * 64), {})
+            pushes.put(NAME, V1, ImageId("0" * 64), {})
 
-    def test_is_deleted_with_its_json(self, tags, driver):
+    def test_is_deleted_with_its_json(self, tags, pushes, driver):
         for tag in (V1, LATEST):
-            tags.put(NAME, tag, OLD.id, {})
+            pushes.put(NAME, tag, OLD.id, {})
             tags.delete(NAME, tag)
         assert [] == [stat.path for stat in driver.walk("repositories")]
 
@@ -96,40 +107,40 @@ class TestATag:
         driver.put_content("repositories/acme/web/tag_v1", OLD.text.encode() + b"\n")
         assert OLD.id == tags.get(NAME, V1)
 
-    def test_sends_an_event(self, tags, driver):
+    def test_sends_an_event(self, tags, pushes, driver):
         heard = []
 
         def hear(sender, name, tag):
             heard.append((sender, name, tag))
 
         with events.tag_created.connected_to(hear), events.tag_deleted.connected_to(hear):
-            tags.put(NAME, V1, OLD.id, {})
+            pushes.put(NAME, V1, OLD.id, {})
             tags.delete(NAME, V1)
         assert [(driver, NAME, V1)] * 2 == heard
 
 
 class TestTheJsonOfATag:
-    def test_describes_the_client_that_pushed_it(self, tags):
-        tags.put(NAME, V1, OLD.id, {"docker_version": "1.5.0", "os": "linux"})
+    def test_describes_the_client_that_pushed_it(self, tags, pushes):
+        pushes.put(NAME, V1, OLD.id, {"docker_version": "1.5.0", "os": "linux"})
         assert {"last_update": 1400000000, "docker_version": "1.5.0", "os": "linux"} == tags.get_json(NAME, V1)
 
-    def test_of_latest_is_that_of_the_repository(self, tags):
+    def test_of_latest_is_that_of_the_repository(self, tags, pushes):
         assert UNKNOWN_CLIENT == tags.get_repository_json(NAME)
-        tags.put(NAME, V1, OLD.id, {"arch": "arm"})
+        pushes.put(NAME, V1, OLD.id, {"arch": "arm"})
         assert UNKNOWN_CLIENT == tags.get_repository_json(NAME)
-        tags.put(NAME, LATEST, OLD.id, {"arch": "arm"})
+        pushes.put(NAME, LATEST, OLD.id, {"arch": "arm"})
         assert {"last_update": 1400000000, "arch": "arm"} == tags.get_repository_json(NAME)
 
     @pytest.mark.parametrize("content", [b"", b"{", b"[]"])
-    def test_that_is_damaged_is_empty(self, tags, driver, content):
-        tags.put(NAME, V1, OLD.id, {})
+    def test_that_is_damaged_is_empty(self, tags, pushes, driver, content):
+        pushes.put(NAME, V1, OLD.id, {})
         driver.put_content("repositories/acme/web/tagv1_json", content)
         assert UNKNOWN_CLIENT == tags.get_json(NAME, V1)
 
-    def test_never_overwrites_another_tag(self, tags):
+    def test_never_overwrites_another_tag(self, tags, pushes):
         """0.7.1 stores the metadata of ``_x`` under the path of the tag ``x_json``."""
-        tags.put(NAME, Tag("v1_json"), OLD.id, {})
-        tags.put(NAME, Tag("_v1"), NEW.id, {})
+        pushes.put(NAME, Tag("v1_json"), OLD.id, {})
+        pushes.put(NAME, Tag("_v1"), NEW.id, {})
         assert {"v1_json": OLD.text, "_v1": NEW.text} == tags.list(NAME)
         assert UNKNOWN_CLIENT == tags.get_json(NAME, Tag("_v1"))
 
@@ -160,29 +171,29 @@ class TestARepositoryInTwoFolders:
         both.delete(DEEP, V1)
         assert {"old", "new"} == set(both.list(DEEP))
 
-    def test_shows_the_last_push(self, both):
-        both.put(DEEP, V1, NEW.id, {})
-        both.put(DEEP, Tag("new"), OLD.id, {})
+    def test_shows_the_last_push(self, both, pushes):
+        pushes.put(DEEP, V1, NEW.id, {})
+        pushes.put(DEEP, Tag("new"), OLD.id, {})
         assert {"old": OLD.text, "new": OLD.text, "v1": NEW.text} == both.list(DEEP)
 
 
 class TestAnImmutableTag:
     @pytest.fixture
-    def tags(self, driver):
+    def timed(self, driver):
         registry = Registry(driver, immutable_tags=["acme/*:v*"])
         push(registry, OLD, NEW)
-        return registry.image_tags
+        return registry
 
-    def test_may_be_pushed_once(self, tags):
-        tags.put(NAME, V1, OLD.id, {})
-        tags.put(NAME, V1, OLD.id, {})
+    def test_may_be_pushed_once(self, tags, pushes):
+        pushes.put(NAME, V1, OLD.id, {})
+        pushes.put(NAME, V1, OLD.id, {})
         with pytest.raises(TagImmutable):
-            tags.put(NAME, V1, NEW.id, {})
+            pushes.put(NAME, V1, NEW.id, {})
         with pytest.raises(TagImmutable):
             tags.delete(NAME, V1)
         assert OLD.id == tags.get(NAME, V1)
 
-    def test_is_one_that_matches_a_pattern(self, tags):
+    def test_is_one_that_matches_a_pattern(self, tags, pushes):
         for image in (OLD, NEW):
-            tags.put(NAME, LATEST, image.id, {})
+            pushes.put(NAME, LATEST, image.id, {})
         tags.delete(NAME, LATEST)
