@@ -1,9 +1,7 @@
 """
-The checksums of API V1, which prove that a layer belongs to its image's JSON.
+The TarSum of a layer, by which Docker up to 0.9 proves that a layer belongs to its image's JSON.
 
-Docker 0.10 and later send a checksum of the transferred bytes, :func:`payload_checksum`. Earlier versions sent the
-TarSum, which stays the same if the same files are packed into another tar (moby, "TarSum checksum specification",
-Version0).
+It stays the same if the same files are packed into another tar (moby, "TarSum checksum specification", Version0).
 """
 
 from __future__ import annotations
@@ -20,19 +18,6 @@ if TYPE_CHECKING:
     from hashlib import _Hash
 
 _PREFIX: Final = "tarsum+sha256:"
-
-
-def payload_checksum(image_json: bytes) -> _Hash:
-    """
-    Start the payload checksum of a layer: the SHA-256 of the image's JSON, a line feed and the layer.
-
-    Args:
-        image_json: the stored bytes of the image's JSON.
-
-    Returns:
-        A hash to be updated with the layer's stored bytes. The checksum is ``sha256:`` and its hexadecimal digest.
-    """
-    return hashlib.sha256(image_json + b"\n")
 
 
 class TarSum:

@@ -10,14 +10,14 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from typing import Any, Final
 
 from docker_registry.cpu_pool.process import Job, Parts
 from docker_registry.drivers.base import Bytes
-from docker_registry.errors import DigestInvalid, StorageError, TooLarge
-from docker_registry.registry.layers.archives import open_archive
+from docker_registry.errors import DigestInvalid, LayerFormatUnsupported, StorageError, TooLarge
+from docker_registry.registry.layers.archives import DiffId, Expansion, Sink, open_archive
 from docker_registry.registry.layers.compression import Compression, sniff
 from docker_registry.registry.layers.file_lists import FileList, FileLister, FileListWriter, diff
 from docker_registry.registry.layers.limits import LayerLimits
@@ -25,7 +25,7 @@ from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
 from docker_registry.registry.layers.tarstream import TarReader
 from docker_registry.registry.layers.tarsum import TarSum
 from docker_registry.registry.names import Digest
-from docker_registry.registry.v1.layer_links import Inspection
+from docker_registry.registry.v1.layer_links import MEDIA_TYPES, LayerLink, payload_checksum
 
 #: The compressions that clients of API V1 can unpack; layers in any other are sent to them as an uncompressed tar.
 _READABLE: Final[frozenset[Compression]] = frozenset({"tar", "gzip", "bzip2", "xz"})
@@ -116,6 +116,84 @@ def unpack(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
         yield bytes(block)
     if str(Digest.from_hash(content)) != arguments["diff_id"]:
         raise DigestInvalid(digest=arguments["diff_id"], received=str(Digest.from_hash(content)))
+
+
+class Inspection:
+    """
+    Inspects a layer block by block; may be called from different threads, but only one at a time.
+
+    It never raises because of the layer's content: a layer that is not a tar is stored like any other.
+    """
+
+    def __init__(self, image_json: bytes, *, limits: LayerLimits, sinks: Sequence[Sink] = ()) -> None:
+        """
+        Args:
+            image_json: the stored bytes of the image's JSON.
+            limits: the limits for reading the layer; if it exceeds them, it gets no diff_id.
+            sinks: further recipients of the uncompressed bytes.
+        """
+        self._rules = limits.fingerprint
+        self._image_json = Digest.of(image_json)
+        self._payload = payload_checksum(image_json)
+        self._diff_id = DiffId()
+        self._expansion = Expansion(self._diff_id, *sinks, max_bytes=limits.max_bytes, meter=limits.start())
+        self._beginning = b""
+        self._finding: Compression | LayerFormatUnsupported | TooLarge | None = None
+
+    def update(self, block: Bytes) -> None:
+        """Process the next block; no reference to it is kept."""
+        if len(self._beginning) < BLOCK_BYTES:
+            self._beginning += bytes(block[: BLOCK_BYTES - len(self._beginning)])
+        self._payload.update(block)
+        self._expansion.update(block)
+
+    @property
+    def payload_sum(self) -> str:
+        """The payload checksum of the blocks so far."""
+        return f"sha256:{self._payload.hexdigest()}"
+
+    @property
+    def is_archive(self) -> bool:
+        """Whether the first bytes of the layer are those of an archive."""
+        return sniff(self._beginning) is not None
+
+    @property
+    def is_complete(self) -> bool:
+        """Whether the layer is an archive that could be read completely; valid only after the last block."""
+        return not isinstance(self._finish(), Exception)
+
+    def link(self, digest: Digest, size: int, checksums: Sequence[str] = ()) -> LayerLink:
+        """
+        Return the link of the inspected layer; call this after the last block.
+
+        Args:
+            digest, size: the digest and size of all blocks.
+            checksums: further checksums known to be valid.
+        """
+        finding = self._finish()
+        if isinstance(finding, LayerFormatUnsupported):
+            compression, diff_id = None, None
+        elif isinstance(finding, TooLarge):
+            compression, diff_id = sniff(self._beginning), None
+        else:
+            compression, diff_id = finding, self._diff_id.digest
+        return LayerLink(
+            digest=digest,
+            size=size,
+            media_type=MEDIA_TYPES[compression],
+            image_json=self._image_json,
+            checksums=tuple(dict.fromkeys((self.payload_sum, *checksums))),
+            diff_id=diff_id,
+            rules=self._rules,
+        )
+
+    def _finish(self) -> Compression | LayerFormatUnsupported | TooLarge:
+        if self._finding is None:
+            try:
+                self._finding = self._expansion.finish()
+            except (LayerFormatUnsupported, TooLarge) as error:
+                self._finding = error
+        return self._finding
 
 
 JOBS: Final[Mapping[str, Job]] = {

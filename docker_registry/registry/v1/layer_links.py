@@ -1,5 +1,5 @@
 """
-The link from a V1 image to its layer, and the computation of its fields while the layer is read.
+The link from a V1 image to its layer, and its fields that are computed while the layer is received.
 
 ``images/<id>/_blob`` links an image to its layer::
 
@@ -13,19 +13,20 @@ the layer is not an archive or exceeds a limit; if it is empty, the layer has no
 
 from __future__ import annotations
 
+import hashlib
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 from docker_registry.drivers.base import Bytes
-from docker_registry.errors import DigestInvalid, LayerFormatUnsupported, TooLarge
-from docker_registry.registry.layers.archives import DiffId, Expansion, Sink
+from docker_registry.errors import DigestInvalid
 from docker_registry.registry.layers.compression import Compression, sniff
-from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
-from docker_registry.registry.layers.tarsum import payload_checksum
 from docker_registry.registry.names import Digest
+
+if TYPE_CHECKING:
+    from hashlib import _Hash
 
 #: The first two are media types of layers in manifests; no client of API V2 reads the others.
 MEDIA_TYPES: Final[Mapping[Compression | None, str]] = {
@@ -110,6 +111,20 @@ class LayerLink:
         return json.dumps(self.to_json()).encode()
 
 
+def payload_checksum(image_json: bytes) -> _Hash:
+    """
+    Start the payload checksum of a layer: the SHA-256 of the image's JSON, a line feed and the layer.
+
+    Args:
+        image_json: the stored bytes of the image's JSON.
+
+    Returns:
+        A hash to be updated with the layer's stored bytes. The checksum, which Docker 0.10 and later send, is
+        ``sha256:`` and its hexadecimal digest.
+    """
+    return hashlib.sha256(image_json + b"\n")
+
+
 class Receipt:
     """Computes the inexpensive fields of a layer's link while the layer is received, without decompression."""
 
@@ -142,81 +157,3 @@ class Receipt:
             image_json=self._image_json,
             checksums=(f"sha256:{self._payload.hexdigest()}",),
         )
-
-
-class Inspection:
-    """
-    Inspects a layer block by block; may be called from different threads, but only one at a time.
-
-    It never raises because of the layer's content: a layer that is not a tar is stored like any other.
-    """
-
-    def __init__(self, image_json: bytes, *, limits: LayerLimits, sinks: Sequence[Sink] = ()) -> None:
-        """
-        Args:
-            image_json: the stored bytes of the image's JSON.
-            limits: the limits for reading the layer; if it exceeds them, it gets no diff_id.
-            sinks: further recipients of the uncompressed bytes.
-        """
-        self._rules = limits.fingerprint
-        self._image_json = Digest.of(image_json)
-        self._payload = payload_checksum(image_json)
-        self._diff_id = DiffId()
-        self._expansion = Expansion(self._diff_id, *sinks, max_bytes=limits.max_bytes, meter=limits.start())
-        self._beginning = b""
-        self._finding: Compression | LayerFormatUnsupported | TooLarge | None = None
-
-    def update(self, block: Bytes) -> None:
-        """Process the next block; no reference to it is kept."""
-        if len(self._beginning) < BLOCK_BYTES:
-            self._beginning += bytes(block[: BLOCK_BYTES - len(self._beginning)])
-        self._payload.update(block)
-        self._expansion.update(block)
-
-    @property
-    def payload_sum(self) -> str:
-        """The payload checksum of the blocks so far."""
-        return f"sha256:{self._payload.hexdigest()}"
-
-    @property
-    def is_archive(self) -> bool:
-        """Whether the first bytes of the layer are those of an archive."""
-        return sniff(self._beginning) is not None
-
-    @property
-    def is_complete(self) -> bool:
-        """Whether the layer is an archive that could be read completely; valid only after the last block."""
-        return not isinstance(self._finish(), Exception)
-
-    def link(self, digest: Digest, size: int, checksums: Sequence[str] = ()) -> LayerLink:
-        """
-        Return the link of the inspected layer; call this after the last block.
-
-        Args:
-            digest, size: the digest and size of all blocks.
-            checksums: further checksums known to be valid.
-        """
-        finding = self._finish()
-        if isinstance(finding, LayerFormatUnsupported):
-            compression, diff_id = None, None
-        elif isinstance(finding, TooLarge):
-            compression, diff_id = sniff(self._beginning), None
-        else:
-            compression, diff_id = finding, self._diff_id.digest
-        return LayerLink(
-            digest=digest,
-            size=size,
-            media_type=MEDIA_TYPES[compression],
-            image_json=self._image_json,
-            checksums=tuple(dict.fromkeys((self.payload_sum, *checksums))),
-            diff_id=diff_id,
-            rules=self._rules,
-        )
-
-    def _finish(self) -> Compression | LayerFormatUnsupported | TooLarge:
-        if self._finding is None:
-            try:
-                self._finding = self._expansion.finish()
-            except (LayerFormatUnsupported, TooLarge) as error:
-                self._finding = error
-        return self._finding

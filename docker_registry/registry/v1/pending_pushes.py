@@ -16,17 +16,19 @@ layer. Concurrent pushes of an image have separate records.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import PathNotFound, UploadUnknown
-from docker_registry.registry import store_removal
+from docker_registry.errors import ImageInvalid, PathNotFound, UploadUnknown
+from docker_registry.registry import json_scanner, store_removal
+from docker_registry.registry.actor import Actor
+from docker_registry.registry.ingest import Body
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.uploads import Uploads
 from docker_registry.registry.v1 import image_layout
-from docker_registry.registry.v1.layer_links import LayerLink
+from docker_registry.registry.v1.layer_links import LayerLink, Receipt, payload_checksum
 from docker_registry.resources.time_slices import TimeSlices
 
 _MARK: Final = b"true"
@@ -47,6 +49,28 @@ class Pending:
 
     payload: bytes
     ancestry: tuple[str, ...]
+
+
+def parse_image_json(image_id: ImageId, payload: bytes) -> dict[str, Any]:
+    """
+    Parse the JSON of an image.
+
+    Raises:
+        ImageInvalid: *payload* is not a JSON object, has too many values, or its ``id`` is missing or differs.
+    """
+    if json_scanner.count_values(payload) > json_scanner.MAX_PART_VALUES:  # it is parsed in one call
+        raise ImageInvalid("JSON data has too many values", max_values=json_scanner.MAX_PART_VALUES)
+    try:
+        document = json.loads(payload.decode("utf-8"))
+    except (ValueError, RecursionError):  # not UTF-8, not JSON, nested too deeply, or too long a number
+        raise ImageInvalid from None
+    if not isinstance(document, dict) or not document:
+        raise ImageInvalid
+    if "id" not in document:
+        raise ImageInvalid("Missing key `id' in JSON")
+    if document["id"] != str(image_id):
+        raise ImageInvalid("JSON data contains invalid id")
+    return document
 
 
 class PendingPushes:
@@ -152,6 +176,43 @@ class StagedLayers:
         self._uploads = uploads
         self._pace = slices.pace
 
+    def receive(self, payloads: Sequence[bytes], body: Body, *, actor: Actor) -> tuple[str, list[LayerLink]]:
+        """
+        Receive a layer; it is staged once :meth:`put` has recorded it.
+
+        Args:
+            payloads: JSON documents of images, at least one, to which the layer may belong.
+
+        Returns:
+            The id of the upload session, and the link of the layer for each of the documents.
+
+        Raises:
+            SizeInvalid: the body ended early; the received bytes are discarded.
+        """
+        newest, *others = payloads
+        receipt = Receipt(newest)
+        sums = {payload: payload_checksum(payload) for payload in others}
+        upload = self._uploads.start(None, actor=actor)
+        try:
+            taps = [receipt.update, *(payload_sum.update for payload_sum in sums.values())]
+            upload = self._uploads.append(None, upload.id, body, taps=taps, actor=actor)
+        except BaseException:
+            self.cancel(upload.id)
+            raise
+        link = receipt.link(upload.chunks[0].digest if upload.chunks else Digest.of(b""), upload.size)
+        further = (
+            replace(link, image_json=Digest.of(payload), checksums=(f"sha256:{payload_sum.hexdigest()}",))
+            for payload, payload_sum in sums.items()
+        )
+        return upload.id, [link, *further]
+
+    def cancel(self, upload_id: str) -> None:
+        """Discard the bytes of a received layer."""
+        try:
+            self._uploads.cancel(None, upload_id)
+        except UploadUnknown:
+            pass
+
     def put(self, image_id: ImageId, upload_id: str, link: LayerLink) -> None:
         """Record a staged layer with its link for one image JSON."""
         path = f"{image_layout.staged_layers(image_id)}/{link.checksums[0].rpartition(':')[2]}-{upload_id}"
@@ -187,8 +248,5 @@ class StagedLayers:
 
     def discard(self, staged: StagedLayer) -> None:
         """Remove a staged layer: its record and its upload session."""
-        try:
-            self._uploads.cancel(None, staged.upload_id)
-        except UploadUnknown:
-            pass
+        self.cancel(staged.upload_id)
         self.remove_record(staged)

@@ -9,11 +9,9 @@ remaining steps of a committed image, so a crash loses nothing that was acknowle
 
 from __future__ import annotations
 
-import json
 from collections.abc import Collection, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass, replace
-from typing import Any, Final, Protocol
+from typing import Final, Protocol
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
@@ -22,7 +20,6 @@ from docker_registry.errors import (
     ChecksumUnexpected,
     DigestInvalid,
     ImageExists,
-    ImageInvalid,
     ImageUnknown,
     LayerFormatUnsupported,
     ParentUnknown,
@@ -30,18 +27,24 @@ from docker_registry.errors import (
     TooLarge,
     UploadUnknown,
 )
-from docker_registry.registry import events, json_scanner
+from docker_registry.registry import events
 from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor, Principal
 from docker_registry.registry.ingest import Body, Content
-from docker_registry.registry.layers.tarsum import payload_checksum
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.uploads import Uploads
 from docker_registry.registry.v1.image_commits import ImageCommits
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.layer_inspections import LayerInspections
-from docker_registry.registry.v1.layer_links import LayerLink, Receipt
+from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.layer_reader import LayerReader
-from docker_registry.registry.v1.pending_pushes import KnownTarSum, Pending, PendingPushes, StagedLayer, StagedLayers
+from docker_registry.registry.v1.pending_pushes import (
+    KnownTarSum,
+    Pending,
+    PendingPushes,
+    StagedLayer,
+    StagedLayers,
+    parse_image_json,
+)
 from docker_registry.resources.time_slices import TimeSlices
 
 #: Maximum attempts to end a push while concurrent pushes of the image interfere.
@@ -167,24 +170,12 @@ class ImagePushes:
             ImageExists: the image has already been pushed completely.
             SizeInvalid: the body ended early; the received bytes are discarded.
         """
-        newest, *others = self._payloads(image_id)
+        payloads = self._payloads(image_id)
         if not is_proof and self._images.is_complete(image_id):
             raise self._exists(image_id)
-        receipt = Receipt(newest)
-        sums = {payload: payload_checksum(payload) for payload in others}
-        upload = self._uploads.start(None, actor=actor)
-        try:
-            taps = [receipt.update, *(payload_sum.update for payload_sum in sums.values())]
-            upload = self._uploads.append(None, upload.id, body, taps=taps, actor=actor)
-        except Exception:
-            self._cancel(upload.id)
-            raise
-        link = receipt.link(upload.chunks[0].digest if upload.chunks else Digest.of(b""), upload.size)
-        self._staged_layers.put(image_id, upload.id, link)
-        for payload, payload_sum in sums.items():
-            checksums = (f"sha256:{payload_sum.hexdigest()}",)
-            own = replace(link, image_json=Digest.of(payload), checksums=checksums)
-            self._staged_layers.put(image_id, upload.id, own)
+        upload_id, links = self._staged_layers.receive(payloads, body, actor=actor)
+        for link in links:
+            self._staged_layers.put(image_id, upload_id, link)
 
     def put_checksum(
         self, image_id: ImageId, checksum: Checksum, *, is_proof: bool = False, actor: Actor = ANONYMOUS_PUSH
@@ -260,16 +251,14 @@ class ImagePushes:
             StorageUnavailable: concurrent pushes of the image interfered too often.
         """
         parse_image_json(image_id, payload)
-        receipt = Receipt(payload)
-        upload = self._uploads.start(None, actor=actor)
-        with ExitStack() as failed:
-            failed.callback(self._cancel, upload.id)
-            upload = self._uploads.append(None, upload.id, body, taps=[receipt.update], actor=actor)
-            link = receipt.link(upload.chunks[0].digest if upload.chunks else Digest.of(b""), upload.size)
-            link = self._verified(image_id, payload, link, upload.id, checksums)
-            failed.pop_all()
+        upload_id, (link,) = self._staged_layers.receive([payload], body, actor=actor)
+        try:
+            link = self._verified(image_id, payload, link, upload_id, checksums)
+        except BaseException:
+            self._staged_layers.cancel(upload_id)
+            raise
         self._unfinished.begin(image_id, Pending(payload, tuple(ancestry)))
-        self._staged_layers.put(image_id, upload.id, link)
+        self._staged_layers.put(image_id, upload_id, link)
         try:
             is_committed = self.put_checksum(image_id, Checksum(payload=link.checksums[0]), actor=actor)
         except ChecksumUnexpected:  # a push has ended meanwhile
@@ -391,31 +380,3 @@ class ImagePushes:
             return True
         sums = [text for text in staged.link.checksums if text.startswith("tarsum")]
         return any(text in link.checksums for text in sums)
-
-    def _cancel(self, upload_id: str) -> None:
-        try:
-            self._uploads.cancel(None, upload_id)
-        except UploadUnknown:
-            pass
-
-
-def parse_image_json(image_id: ImageId, payload: bytes) -> dict[str, Any]:
-    """
-    Parse the JSON of an image.
-
-    Raises:
-        ImageInvalid: *payload* is not a JSON object, has too many values, or its ``id`` is missing or differs.
-    """
-    if json_scanner.count_values(payload) > json_scanner.MAX_PART_VALUES:  # it is parsed in one call
-        raise ImageInvalid("JSON data has too many values", max_values=json_scanner.MAX_PART_VALUES)
-    try:
-        document = json.loads(payload.decode("utf-8"))
-    except (ValueError, RecursionError):  # not UTF-8, not JSON, nested too deeply, or too long a number
-        raise ImageInvalid from None
-    if not isinstance(document, dict) or not document:
-        raise ImageInvalid
-    if "id" not in document:
-        raise ImageInvalid("Missing key `id' in JSON")
-    if document["id"] != str(image_id):
-        raise ImageInvalid("JSON data contains invalid id")
-    return document

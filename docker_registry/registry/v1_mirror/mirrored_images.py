@@ -22,7 +22,8 @@ from docker_registry.registry.sources import NOTHING_FETCHED, Found, Origin
 from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.v1.image_memberships import ImageMemberships
 from docker_registry.registry.v1.images import Images
-from docker_registry.registry.v1.pushes import ImagePushes, parse_image_json
+from docker_registry.registry.v1.pending_pushes import parse_image_json
+from docker_registry.registry.v1.pushes import ImagePushes
 from docker_registry.registry.v1.sources import ImageQuery, Permitted, SourceImage
 from docker_registry.registry.v1_mirror import answers
 from docker_registry.registry.v1_mirror.mirrored_layer import MirroredLayer

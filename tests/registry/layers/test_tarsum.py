@@ -7,7 +7,8 @@ import pytest
 from docker_registry.errors import LayerFormatUnsupported, TooLarge
 from docker_registry.registry.layers.archives import Expansion
 from docker_registry.registry.layers.tarstream import TarReader
-from docker_registry.registry.layers.tarsum import TarSum, payload_checksum, tarsum
+from docker_registry.registry.layers.tarsum import TarSum, tarsum
+from docker_registry.registry.v1.layer_links import payload_checksum
 from tests.support.layers import COMPRESS, EMPTY, cut, member, tar
 
 FIXTURES = Path(__file__).parent.parent.parent / "fixtures/layers"

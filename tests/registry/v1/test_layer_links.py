@@ -8,7 +8,8 @@ import pytest
 
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.names import Digest
-from docker_registry.registry.v1.layer_links import MEDIA_TYPES, Inspection, LayerLink
+from docker_registry.registry.v1.layer_jobs import Inspection
+from docker_registry.registry.v1.layer_links import MEDIA_TYPES, LayerLink
 from tests.support.layers import COMPRESS, cut, member, tar
 
 JSON = b'{"id": "x"}'
