@@ -1,23 +1,35 @@
-"""Sends files of the store: through the kernel, nginx (X-Accel-Redirect), or a redirect to the store itself."""
+"""
+Sends files of the store, or the ranges of them that a client requests (RFC 9110, section 14).
+
+They are sent through the kernel, by nginx (X-Accel-Redirect), or by a redirect to the store itself. Of a file that is
+still being received, the kernel sends each part once it is in a file (:class:`ArrivingBody`).
+"""
 
 from __future__ import annotations
 
+import os
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, ExitStack
 from typing import Final
 
 from flask import Response, request
 
-from docker_registry.api import requests
-from docker_registry.api.arriving_body import ArrivingBody
-from docker_registry.api.multipart import MAX_GAP_BYTES, Multipart, MultipartFile
-from docker_registry.api.requests import ByteRange
-from docker_registry.registry.stored_file import ServedFile
+from docker_registry.api.multipart import MAX_GAP_BYTES, ByteRange, Multipart, MultipartFile
+from docker_registry.errors import RangeNotSatisfiable, StorageError
+from docker_registry.registry.stored_file import FilePart, Segment, ServedFile
 
 #: Block size for WSGI servers that read the file instead of using sendfile.
 _BLOCK_BYTES: Final = 256 * 1024
 
 #: Smaller files are sent directly: that is faster than a redirect.
 _MIN_REDIRECTED_BYTES: Final = 64 * 1024
+
+#: A Range header with more ranges is ignored. containers/storage (podman) requests up to 1024 at once.
+MAX_RANGES: Final = 4096
+
+_RANGES: Final = re.compile(r"bytes=([0-9\-, \t]*)", re.IGNORECASE)
+_RANGE: Final = re.compile(r"([0-9]{0,18})-([0-9]{0,18})")
 
 
 class Downloads:
@@ -50,7 +62,7 @@ class Downloads:
         if self._x_accel_prefix is not None and _is_local(file):
             # nginx handles Range itself.
             return Response(b"", 200, {**headers, "X-Accel-Redirect": f"{self._x_accel_prefix}/{file.path}"})
-        parts = requests.requested_ranges(file.size, validator)
+        parts = requested_ranges(file.size, validator)
         # Stores ignore a Range header with several ranges (Amazon S3 User Guide, "Downloading objects").
         if self._redirect and request.method == "GET" and file.size >= _MIN_REDIRECTED_BYTES and len(parts) < 2:
             url = file.redirect_url()
@@ -77,16 +89,16 @@ def _redirect_headers(url: str, headers: Mapping[str, str]) -> dict[str, str]:
 
 def _send(file: ServedFile, part: ByteRange, status: int, headers: dict[str, str]) -> Response:
     if request.method == "HEAD":
-        return requests.stream((), status, headers)
+        return _stream((), status, headers)
     wrapper = request.environ.get("wsgi.file_wrapper")
     opened = file.open() if wrapper else None
     if wrapper is None or opened is None:
         segments = file.segments(part.start, part.length) if wrapper and _sends_segments() else None
         if wrapper is not None and segments is not None:
-            return requests.stream(wrapper(ArrivingBody(segments), _BLOCK_BYTES), status, headers)
-        return requests.stream(_EagerBlocks(file.read(part.start, part.length)), status, headers)
+            return _stream(wrapper(ArrivingBody(segments), _BLOCK_BYTES), status, headers)
+        return _stream(_EagerBlocks(file.read(part.start, part.length)), status, headers)
     opened.seek(part.start)
-    return requests.stream(wrapper(opened, _BLOCK_BYTES), status, headers)
+    return _stream(wrapper(opened, _BLOCK_BYTES), status, headers)
 
 
 def _send_parts(file: ServedFile, parts: Sequence[ByteRange], headers: dict[str, str]) -> Response:
@@ -96,8 +108,8 @@ def _send_parts(file: ServedFile, parts: Sequence[ByteRange], headers: dict[str,
     opened = file.open() if wrapper and _sends_segments() else None
     blocks = multipart.blocks(file.read, MAX_GAP_BYTES)
     if wrapper is None or opened is None:
-        return requests.stream(_EagerBlocks(blocks), 206, headers)
-    return requests.stream(wrapper(MultipartFile(opened, multipart, blocks), _BLOCK_BYTES), 206, headers)
+        return _stream(_EagerBlocks(blocks), 206, headers)
+    return _stream(wrapper(MultipartFile(opened, multipart, blocks), _BLOCK_BYTES), 206, headers)
 
 
 def _sends_segments() -> bool:
@@ -110,6 +122,84 @@ def _is_local(file: ServedFile) -> bool:
         return False
     opened.close()
     return True
+
+
+def _stream(blocks: Iterable[bytes], status: int, headers: dict[str, str]) -> Response:
+    """Return a response that streams blocks; the headers must include Content-Length."""
+    return Response(blocks, status, headers, direct_passthrough=True)
+
+
+def requested_ranges(size: int, validator: str) -> tuple[ByteRange, ...]:
+    """
+    Return the ranges of the content that the client requests; an empty tuple means the whole content.
+
+    Range applies to GET only (RFC 9110, section 14.2) and is ignored if If-Range does not match *validator*.
+
+    Args:
+        size: bytes of the whole content.
+        validator: the ETag or date of the content, to be compared with If-Range.
+
+    Raises:
+        RangeNotSatisfiable: a range ends before it begins, or all ranges are beyond the end.
+    """
+    if request.method != "GET" or request.headers.get("If-Range", validator) != validator:
+        return ()
+    return _parse_ranges(request.headers.get("Range"), size)
+
+
+def _parse_ranges(header: str | None, size: int) -> tuple[ByteRange, ...]:
+    """
+    Return the ranges that a Range header requests, in its order; an empty tuple means the whole content.
+
+    Ranges beyond the end are dropped. Overlapping ranges are joined, so the total never exceeds the content. Adjacent
+    ranges stay separate: containers/image expects one part per requested range, and requests one range per file, even
+    for adjacent files. Malformed headers, other units and headers with more than MAX_RANGES ranges are ignored, as is
+    any Range header for empty content.
+
+    Args:
+        header: value of the Range header; None if there is none.
+        size: bytes of the whole content.
+
+    Raises:
+        RangeNotSatisfiable: a range ends before it begins, or all ranges are beyond the end.
+    """
+    match = _RANGES.fullmatch((header or "").strip())
+    if match is None or size == 0:
+        return ()
+    specs = [text for text in (piece.strip(" \t") for piece in match[1].split(",")) if text]
+    if not specs or len(specs) > MAX_RANGES:
+        return ()
+    matches = [_RANGE.fullmatch(spec) for spec in specs]
+    bounds = [(bound[1], bound[2]) for bound in matches if bound is not None and bound[0] != "-"]
+    if len(bounds) < len(specs):
+        return ()
+    ranges = list(filter(None, (_resolve(first, last, size) for first, last in bounds)))
+    if not ranges:
+        raise RangeNotSatisfiable(size=size)
+    return _join_overlapping(ranges)
+
+
+def _resolve(first: str, last: str, size: int) -> ByteRange | None:
+    """Return a range clipped to the content; None if it is beyond the end."""
+    if not first:
+        length = min(int(last), size)
+        return ByteRange(size - length, length) if length else None
+    start, end = int(first), min(int(last) + 1, size) if last else size
+    if last and int(last) < start:
+        raise RangeNotSatisfiable(size=size)
+    return ByteRange(start, end - start) if start < size else None
+
+
+def _join_overlapping(ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
+    """Join overlapping ranges; a joined range takes the position of its first member."""
+    joined: list[tuple[int, int, int]] = []  # position, start, end
+    for position, byte_range in sorted(enumerate(ranges), key=lambda entry: (entry[1].start, entry[0])):
+        if joined and byte_range.start < joined[-1][2]:
+            first_position, start, end = joined[-1]
+            joined[-1] = min(first_position, position), start, max(end, byte_range.end)
+        else:
+            joined.append((position, byte_range.start, byte_range.end))
+    return tuple(ByteRange(start, end - start) for _, start, end in sorted(joined))
 
 
 class _EagerBlocks:
@@ -130,3 +220,68 @@ class _EagerBlocks:
         close = getattr(self._blocks, "close", None)
         if close is not None:
             close()
+
+
+class ArrivingBody:
+    """
+    An open file for gunicorn; see :meth:`ClientSocket.sendfile`.
+
+    Attributes:
+        is_arriving: True: the next segment may take a while.
+    """
+
+    is_arriving = True
+
+    def __init__(self, segments: Iterator[Segment]) -> None:
+        """
+        Args:
+            segments: of the body; the first one is awaited, so that an error can still become the response.
+        """
+        self._segments = segments
+        self._first: Segment = next(segments, b"")
+        self._context: AbstractContextManager[None] | None = None
+        self._entered = ExitStack()
+        self._file = open(os.devnull, "rb", buffering=0)  # noqa: SIM115, PTH123 - closed by close()
+
+    def report(self, context: AbstractContextManager[None]) -> None:
+        """Enter a context when the body begins to be sent, and leave it at the end or when the body is closed."""
+        self._context = context
+
+    def fileno(self) -> int:
+        """Return a descriptor, whose position gunicorn sets; the segments have descriptors of their own."""
+        return self._file.fileno()
+
+    def segments(self) -> Iterator[Segment]:
+        """Yield the segments to send; the file of each is open until the next one is requested."""
+        self._begin()
+        with self._entered:
+            yield self._first
+            yield from self._segments
+
+    def read(self, size: int = -1) -> bytes:
+        """Return the next block of the body, for a server that is configured not to use sendfile; empty at its end."""
+        self._begin()
+        segment, self._first = self._first or next(self._segments, b""), b""
+        if isinstance(segment, bytes):
+            return segment
+        block = os.pread(segment.descriptor, segment.length if size < 0 else min(size, segment.length), segment.offset)
+        if not block:
+            raise StorageError("A stored file became shorter while it was read.")
+        if len(block) < segment.length:
+            self._first = FilePart(segment.descriptor, segment.offset + len(block), segment.length - len(block))
+        return block
+
+    def close(self) -> None:
+        """Close the segments and leave the context."""
+        close = getattr(self._segments, "close", None)
+        try:
+            if close is not None:
+                close()
+        finally:
+            self._file.close()
+            self._entered.close()
+
+    def _begin(self) -> None:
+        context, self._context = self._context, None
+        if context is not None:
+            self._entered.enter_context(context)

@@ -15,7 +15,7 @@ from flask import Flask, Response, g, request
 from docker_registry import dependencies
 from docker_registry.api.authorization import ACTIONS
 from docker_registry.api.flask_app import Application
-from docker_registry.api.request_body import RESERVATIONS
+from docker_registry.api.requests import RESERVATIONS
 from docker_registry.api.responses import NOT_CACHED
 from docker_registry.errors import Unsupported
 from docker_registry.http.clients import is_old_client

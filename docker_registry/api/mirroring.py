@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from flask import Flask, Response, request
 
-from docker_registry.api.arriving_body import ArrivingBody
+from docker_registry.api.downloads import ArrivingBody
 from docker_registry.api.requests import REQUESTED_NAME
 from docker_registry.errors import ImageRepositoryUnknown, NameInvalid, UpstreamError
 from docker_registry.http.exchange import context_of

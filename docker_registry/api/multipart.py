@@ -17,9 +17,9 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from typing import BinaryIO, Final
 
-from docker_registry.api.requests import ByteRange
 from docker_registry.errors import StorageError
 from docker_registry.registry.stored_file import FilePart, Segment
 
@@ -28,6 +28,29 @@ from docker_registry.registry.stored_file import FilePart, Segment
 MAX_GAP_BYTES: Final = 256 * 1024
 
 Read = Callable[[int, int], Iterable[bytes]]
+
+
+@dataclass(frozen=True, slots=True)
+class ByteRange:
+    """
+    A range of bytes of some content.
+
+    Attributes:
+        start: offset of the first byte.
+        length: number of bytes, at least 1.
+    """
+
+    start: int
+    length: int
+
+    @property
+    def end(self) -> int:
+        """Offset of the first byte after the range."""
+        return self.start + self.length
+
+    def content_range(self, size: int) -> str:
+        """Return the value of Content-Range for this range of content with *size* bytes."""
+        return f"bytes {self.start}-{self.end - 1}/{size}"
 
 
 class Multipart:

@@ -1,20 +1,30 @@
-"""Parses the values of a request: names, ranges, pages, conditions and bodies. Returned values are valid."""
+"""
+Parses the values of a request: names, pages, conditions and bodies. Returned values are valid.
+
+The registry's worker sets ``wsgi.input`` to an object that receives directly into the caller's buffer and knows whether
+the body is complete. Other servers only offer ``read`` and do not always report a truncated body; :class:`PlainBody`
+detects truncation as far as possible. Bodies that are read into memory share a budget, which all requests of a worker
+use.
+"""
 
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from dataclasses import dataclass
-from typing import Any, Final
-from urllib.parse import urlencode
+from typing import Any, Final, cast
 
-from flask import Response, request
+from flask import current_app, g, request
+from gunicorn.http.errors import ParseException
 
-from docker_registry.api import request_body
+from docker_registry.api.flask_app import Application
 from docker_registry.errors import (
     DigestInvalid,
+    Invalid,
+    Overloaded,
     PageInvalid,
-    RangeNotSatisfiable,
+    SizeInvalid,
+    TooLarge,
     UploadInvalid,
 )
 from docker_registry.registry.ingest import Body
@@ -29,6 +39,7 @@ from docker_registry.registry.names import (
     parse_upload_id,
 )
 from docker_registry.registry.tag_changes import Condition
+from docker_registry.resources.memory_budget import Reservation
 
 #: The parser of each variable in the routes.
 _PARSERS: Final = {
@@ -47,11 +58,15 @@ REQUESTED_NAME: Final = "docker_registry.requested_name"
 # The OCI specification writes the Content-Range of a chunk as `0-99`; some clients use HTTP's `bytes 0-99/*`.
 _CHUNK_RANGE: Final = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]+)?", re.IGNORECASE)
 
-#: A Range header with more ranges is ignored. containers/storage (podman) requests up to 1024 at once.
-MAX_RANGES: Final = 4096
+#: Transfer codings that the server has decoded. gunicorn also accepts `gzip, chunked` but does not decode gzip.
+_TRANSFER_CODINGS: Final = {"", "chunked", "identity"}
 
-_RANGES: Final = re.compile(r"bytes=([0-9\-, \t]*)", re.IGNORECASE)
-_RANGE: Final = re.compile(r"([0-9]{0,18})-([0-9]{0,18})")
+#: Size of the first block of a body in memory; each further block doubles the total, up to a maximum block size.
+_FIRST_BLOCK_BYTES: Final = 8 * 1024
+_LARGEST_BLOCK_BYTES: Final = 1024 * 1024
+
+#: Where the reservations of a request are kept, in ``flask.g``; :func:`~.hooks.share_body_memory` releases them.
+RESERVATIONS: Final = "docker_registry.body_memory"
 
 
 def parse_url_values(_endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
@@ -67,20 +82,51 @@ def requested_name(name: RepositoryName) -> str:
 
 
 def body() -> Body:
-    """Return the body of the current request; it can be read once."""
-    return request_body.open_body(request.environ)
+    """
+    Return the body of the current request; it can be read once.
+
+    Raises:
+        Invalid: Transfer-Encoding names an unsupported coding.
+        SizeInvalid: Content-Length is not a number.
+    """
+    return open_body(request.environ)
 
 
 def read_body(max_bytes: int) -> bytes:
     """
     Return the whole body of the current request; for small bodies.
 
+    Memory is reserved as the body arrives and released when the request ends.
+
     Raises:
         TooLarge: the body is longer than *max_bytes*; at most one byte more is read.
         SizeInvalid: the body ended early.
-        Overloaded: too many bodies are being received at the same time.
+        Overloaded: the budget is exhausted, and this body arrived slowly or waited too long.
     """
-    return request_body.read_whole(body(), max_bytes)
+    arriving = body()
+    if (arriving.length or 0) > max_bytes:
+        raise TooLarge(max_bytes=max_bytes)
+    length = max_bytes if arriving.length is None else arriving.length
+    buffer_bytes = length + 1  # 1 more, to detect the end or an excess
+    reservation = _reservation(arriving)
+    blocks: list[memoryview] = []
+    size = 0
+    has_ended = False
+    while not has_ended and size < buffer_bytes:
+        block_bytes = min(max(size, _FIRST_BLOCK_BYTES), _LARGEST_BLOCK_BYTES, buffer_bytes - size)
+        reservation.grow(2 * block_bytes)  # for the block and its copy in the joined result
+        block = memoryview(bytearray(block_bytes))
+        filled = _fill(arriving, block)
+        has_ended = filled < block_bytes
+        size += filled
+        blocks.append(block[:filled])
+    if size > max_bytes:
+        raise TooLarge(max_bytes=max_bytes)
+    if reservation.is_revoked:
+        raise Overloaded
+    if not arriving.complete:
+        raise SizeInvalid("The body ended early.")
+    return bytes(blocks[0]) if len(blocks) == 1 else b"".join(blocks)
 
 
 def content_type() -> str | None:
@@ -129,102 +175,6 @@ def chunk_range() -> ChunkRange:
     if match is None or int(match[2]) < int(match[1]):
         raise UploadInvalid("Content-Range is invalid.", range=text[:64])
     return ChunkRange(int(match[1]), int(match[2]) - int(match[1]) + 1)
-
-
-@dataclass(frozen=True, slots=True)
-class ByteRange:
-    """
-    A range of bytes of some content.
-
-    Attributes:
-        start: offset of the first byte.
-        length: number of bytes, at least 1.
-    """
-
-    start: int
-    length: int
-
-    @property
-    def end(self) -> int:
-        """Offset of the first byte after the range."""
-        return self.start + self.length
-
-    def content_range(self, size: int) -> str:
-        """Return the value of Content-Range for this range of content with *size* bytes."""
-        return f"bytes {self.start}-{self.end - 1}/{size}"
-
-
-def requested_ranges(size: int, validator: str) -> tuple[ByteRange, ...]:
-    """
-    Return the ranges of the content that the client requests; an empty tuple means the whole content.
-
-    Range applies to GET only (RFC 9110, section 14.2) and is ignored if If-Range does not match *validator*.
-
-    Args:
-        size: bytes of the whole content.
-        validator: the ETag or date of the content, to be compared with If-Range.
-
-    Raises:
-        RangeNotSatisfiable: a range ends before it begins, or all ranges are beyond the end.
-    """
-    if request.method != "GET" or request.headers.get("If-Range", validator) != validator:
-        return ()
-    return _parse_ranges(request.headers.get("Range"), size)
-
-
-def _parse_ranges(header: str | None, size: int) -> tuple[ByteRange, ...]:
-    """
-    Return the ranges that a Range header requests, in its order; an empty tuple means the whole content.
-
-    Ranges beyond the end are dropped. Overlapping ranges are joined, so the total never exceeds the content. Adjacent
-    ranges stay separate: containers/image expects one part per requested range, and requests one range per file, even
-    for adjacent files. Malformed headers, other units and headers with more than MAX_RANGES ranges are ignored, as is
-    any Range header for empty content.
-
-    Args:
-        header: value of the Range header; None if there is none.
-        size: bytes of the whole content.
-
-    Raises:
-        RangeNotSatisfiable: a range ends before it begins, or all ranges are beyond the end.
-    """
-    match = _RANGES.fullmatch((header or "").strip())
-    if match is None or size == 0:
-        return ()
-    specs = [text for text in (piece.strip(" \t") for piece in match[1].split(",")) if text]
-    if not specs or len(specs) > MAX_RANGES:
-        return ()
-    matches = [_RANGE.fullmatch(spec) for spec in specs]
-    bounds = [(bound[1], bound[2]) for bound in matches if bound is not None and bound[0] != "-"]
-    if len(bounds) < len(specs):
-        return ()
-    ranges = list(filter(None, (_resolve(first, last, size) for first, last in bounds)))
-    if not ranges:
-        raise RangeNotSatisfiable(size=size)
-    return _join_overlapping(ranges)
-
-
-def _resolve(first: str, last: str, size: int) -> ByteRange | None:
-    """Return a range clipped to the content; None if it is beyond the end."""
-    if not first:
-        length = min(int(last), size)
-        return ByteRange(size - length, length) if length else None
-    start, end = int(first), min(int(last) + 1, size) if last else size
-    if last and int(last) < start:
-        raise RangeNotSatisfiable(size=size)
-    return ByteRange(start, end - start) if start < size else None
-
-
-def _join_overlapping(ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
-    """Join overlapping ranges; a joined range takes the position of its first member."""
-    joined: list[tuple[int, int, int]] = []  # position, start, end
-    for position, byte_range in sorted(enumerate(ranges), key=lambda entry: (entry[1].start, entry[0])):
-        if joined and byte_range.start < joined[-1][2]:
-            first_position, start, end = joined[-1]
-            joined[-1] = min(first_position, position), start, max(end, byte_range.end)
-        else:
-            joined.append((position, byte_range.start, byte_range.end))
-    return tuple(ByteRange(start, end - start) for _, start, end in sorted(joined))
 
 
 def is_unmodified(etag: str) -> bool:
@@ -294,12 +244,75 @@ def page(max_entries: int) -> PageRequest:
     return PageRequest(max_entries if text is None else min(int(text), max_entries), request.args.get("last", ""))
 
 
-def link_next(response: Response, **query: str | int | Sequence[str]) -> Response:
-    """Add a Link header to the next page (RFC 8288)."""
-    response.headers["Link"] = f'<{request.path}?{urlencode(query, doseq=True)}>; rel="next"'
-    return response
+def open_body(environ: Mapping[str, Any]) -> Body:
+    """
+    Return the body of a request; it can be read once.
+
+    Raises:
+        Invalid: Transfer-Encoding names an unsupported coding.
+        SizeInvalid: Content-Length is not a number.
+    """
+    codings = environ.get("HTTP_TRANSFER_ENCODING") or ""
+    if not _TRANSFER_CODINGS.issuperset(coding.strip(" \t").lower() for coding in codings.split(",")):
+        raise Invalid("The only supported transfer coding is chunked.")
+    stream = environ["wsgi.input"]
+    if hasattr(stream, "readinto") and hasattr(stream, "complete"):
+        direct: Body = stream
+        return direct
+    if codings:
+        return PlainBody(stream, None)
+    text = environ.get("CONTENT_LENGTH") or "0"
+    if not (text.isascii() and text.isdigit()):
+        raise SizeInvalid("Content-Length is not a number.")
+    return PlainBody(stream, int(text))
 
 
-def stream(blocks: Iterable[bytes], status: int, headers: dict[str, str]) -> Response:
-    """Return a response that streams blocks; the headers must include Content-Length."""
-    return Response(blocks, status, headers, direct_passthrough=True)
+class PlainBody:
+    """A body that the server provides as a plain WSGI input stream."""
+
+    def __init__(self, stream: Any, length: int | None) -> None:
+        """
+        Args:
+            length: bytes announced by Content-Length; None for a chunked body.
+        """
+        self.length = length
+        self.complete = False
+        self._stream = stream
+        self._size = 0
+        self._is_cut_off = False
+
+    def readinto(self, buffer: memoryview, /) -> int:
+        """See :class:`Body`."""
+        size = len(buffer) if self.length is None else min(len(buffer), self.length - self._size)
+        block = self._read(size) if size else b""
+        self._size += len(block)
+        if not block:
+            # A truncated chunked body raises, so this is its regular end; any other must have reached its length.
+            self.complete = not self._is_cut_off and self.length in (None, self._size)
+        buffer[: len(block)] = block
+        return len(block)
+
+    def _read(self, size: int) -> bytes:
+        try:
+            block: bytes = self._stream.read(size)
+        except (OSError, ParseException):  # the client disconnected, or its chunks are malformed
+            if self._is_cut_off:
+                return b""
+            self._is_cut_off = True
+            return self._read(size)  # the bytes of this block that gunicorn had received before the error
+        return block
+
+
+def _fill(body: Body, block: memoryview) -> int:
+    filled = 0
+    while filled < len(block) and (arrived := body.readinto(block[filled:])):
+        filled += arrived
+    return filled
+
+
+def _reservation(body: Body) -> Reservation:
+    budget = cast(Application, current_app).body_memory
+    # Only the registry's own worker can cut off a body; under other workers, their timeouts end slow bodies.
+    reservation = budget.open(revoke=getattr(body, "cut_off", None))
+    g.setdefault(RESERVATIONS, []).append(reservation)
+    return reservation

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any, Final
+from urllib.parse import urlencode
 
 from flask import Response, json, request
 from werkzeug.datastructures import Headers
@@ -54,3 +56,9 @@ def origin_headers(origin: Origin) -> dict[str, str]:
     if origin.fetched_from:
         context_of(request.environ).upstream = origin.fetched_from
     return {"Warning": f'299 - "{origin.warning}"'} if origin.warning else {}
+
+
+def link_next(response: Response, **query: str | int | Sequence[str]) -> Response:
+    """Add a Link header to the next page (RFC 8288)."""
+    response.headers["Link"] = f'<{request.path}?{urlencode(query, doseq=True)}>; rel="next"'
+    return response

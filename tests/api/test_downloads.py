@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from docker_registry.api.arriving_body import ArrivingBody
+from docker_registry.api.downloads import ArrivingBody
 from docker_registry.app import create_app
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver

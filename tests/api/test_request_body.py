@@ -7,7 +7,7 @@ import io
 import pytest
 from gunicorn.http.errors import NoMoreData
 
-from docker_registry.api.request_body import open_body
+from docker_registry.api.requests import open_body
 from docker_registry.errors import Invalid, SizeInvalid
 from docker_registry.server.request_body import ChunkedBody
 

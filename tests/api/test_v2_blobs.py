@@ -6,7 +6,7 @@ import random
 
 import pytest
 
-from docker_registry.api.requests import MAX_RANGES
+from docker_registry.api.downloads import MAX_RANGES
 from tests.api.conftest import code, unique
 from tests.support.multipart import parts_of
 

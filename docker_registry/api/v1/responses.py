@@ -8,7 +8,6 @@ from typing import Final
 from flask import Response, request
 from werkzeug.http import http_date
 
-from docker_registry.api import requests
 from docker_registry.api.responses import JSON, NOT_CACHED
 from docker_registry.registry.v1.stored_results import Answer
 
@@ -32,7 +31,7 @@ def streamed_json(content: Answer, headers: dict[str, str] | None = None) -> Res
     """Return a response that streams JSON, which may be too long for memory."""
     blocks = () if request.method == "HEAD" else content.read()
     headers = {**(headers or {}), "Content-Length": str(content.size), "Content-Type": JSON}
-    return requests.stream(blocks, 200, headers)
+    return Response(blocks, 200, headers, direct_passthrough=True)
 
 
 def cache_headers(*, is_private: bool) -> dict[str, str]:

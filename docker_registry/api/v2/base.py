@@ -9,6 +9,7 @@ from flask import Blueprint, Response, jsonify
 from docker_registry import dependencies
 from docker_registry.api import requests
 from docker_registry.api.authorization import principal
+from docker_registry.api.responses import link_next
 from docker_registry.registry.listing_cache import Page
 from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.oci_registry import OciRegistry
@@ -58,4 +59,4 @@ def blueprint(registry: OciRegistry, *, max_page_entries: int, listed_prefix: Ca
 
 def _page_response(content: dict[str, object], page: Page, page_request: requests.PageRequest) -> Response:
     response = jsonify(content)
-    return requests.link_next(response, n=page_request.count, last=page.names[-1]) if page.more else response
+    return link_next(response, n=page_request.count, last=page.names[-1]) if page.more else response

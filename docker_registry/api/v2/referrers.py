@@ -8,6 +8,7 @@ from collections.abc import Sequence
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
+from docker_registry.api.responses import link_next
 from docker_registry.registry.manifest_payload import OCI_INDEX
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.oci_registry import OciRegistry
@@ -44,7 +45,7 @@ def blueprint(registry: OciRegistry, *, max_page_entries: int) -> Blueprint:
             query["artifactType"] = sorted(artifact_types)
             response.headers["OCI-Filters-Applied"] = "artifactType"
         if page.last is not None:
-            requests.link_next(response, **query, last=page.last)
+            link_next(response, **query, last=page.last)
         return response
 
     return bp
