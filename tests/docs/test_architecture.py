@@ -437,7 +437,6 @@ DOMAIN = {
     "bridge.bridge": {
         "bridge.derived_images",
         "bridge.derived_manifests",
-        "bridge.unpacked_copies",
         "bridge.unpacked_layers",
         "bridge.v1_sources",
         "oci_registry",
@@ -448,7 +447,7 @@ DOMAIN = {
     "bridge.derived_images": {
         "bounded_cache",
         "bridge.image_sources",
-        "bridge.unpacked_copies",
+        "bridge.unpacked_layers",
         "json_budget",
         "layers.tar_headers",
         "layout",
@@ -486,15 +485,15 @@ DOMAIN = {
         "names",
     },
     "bridge.image_structure": {"bridge.go_json"},
-    "bridge.unpacked_copies": {
+    "bridge.unpacked_layers": {
         "bounded_cache",
-        "bridge.unpacked_layers",
+        "leases",
         "names",
         "store_removal",
         "stored_file",
         "v1.image_layout",
+        "v1.layer_reader",
     },
-    "bridge.unpacked_layers": {"leases", "names", "stored_file", "v1.layer_reader"},
     "bridge.v1_sources": {
         "actor",
         "bridge.derived_manifests",

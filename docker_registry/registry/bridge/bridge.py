@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.bridge.derived_manifests import DerivedManifests
-from docker_registry.registry.bridge.unpacked_copies import UnpackedCopies
-from docker_registry.registry.bridge.unpacked_layers import UnpackedLayers
+from docker_registry.registry.bridge.unpacked_layers import UnpackedCopies, UnpackedLayers
 from docker_registry.registry.bridge.v1_sources import V1RepositorySource, V1TagSource
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.v1.layer_reader import LayerReader

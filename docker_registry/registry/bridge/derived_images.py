@@ -39,7 +39,7 @@ from docker_registry.errors import (
 from docker_registry.registry import layout
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.image_sources import ImageSource, ImageSources, PartMissing
-from docker_registry.registry.bridge.unpacked_copies import UnpackedCopies
+from docker_registry.registry.bridge.unpacked_layers import UnpackedCopies
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
 from docker_registry.registry.names import Digest, ImageId, RepositoryName
