@@ -1,1 +1,1 @@
-"""What the requests of a worker share: memory, time on the event loop, detection of disconnected clients."""
+"""What the requests of a worker share: memory, time on the event loop, and circuit breakers of other services."""
