@@ -60,6 +60,8 @@ class Root:
         self.root = os.path.realpath(os.path.expanduser(root))
         self.reserved = f"{self.root}/{RESERVED}"
         self._reserved_as_folder = f"{self.reserved}/."
+        for system_call in (linux.openat2, linux.renameat2):  # find them now, not in the first request
+            system_call()
 
     def locate(self, path: str) -> str:
         """

@@ -1,12 +1,14 @@
-"""Batches of durable changes, and scratch files."""
+"""Small writes: the modules that they run through, batches, and scratch files."""
 
 from __future__ import annotations
 
 import gc
 import os
+from pathlib import Path
 
 import pytest
 
+from contrib.files_per_request import small_write
 from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.file.small_writes import MAX_WAITING
@@ -42,6 +44,12 @@ def syncs(monkeypatch, synced):
 
 def staged(driver):
     return [name for part in driver._staging.subfolders for name in os.listdir(part)]
+
+
+def test_a_small_write_can_be_read_in_four_modules(tmp_path):
+    found = set(small_write(Path(__file__).parents[3], tmp_path / "store")) - {"concurrency.py", "drivers/paths.py"}
+    modules = ("journal/journal", "reserved_folder", "root", "small_writes")
+    assert {f"drivers/file/{module}.py" for module in modules} == found
 
 
 class TestABatch:
