@@ -7,8 +7,7 @@ from typing import Final
 
 from flask import request
 
-from docker_registry.auth.client import Address, parse_address
-from docker_registry.http.clients import TrustedProxies
+from docker_registry.http.clients import Address, TrustedProxies, parse_address
 from docker_registry.http.external_url import ExternalUrl
 
 _HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")

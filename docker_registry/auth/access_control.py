@@ -9,7 +9,7 @@ from dataclasses import dataclass, replace
 from typing import Any, Final, Protocol
 
 from docker_registry.auth import credentials
-from docker_registry.auth.client import ANONYMOUS_NAME, PRIVILEGED_NAME, Address, Client
+from docker_registry.auth.client import ANONYMOUS_NAME, PRIVILEGED_NAME, Client
 from docker_registry.auth.external.external_tokens import ExternalTokens
 from docker_registry.auth.external.key_sets import KeySource
 from docker_registry.auth.external.remote_keys import RemoteKeys
@@ -25,6 +25,7 @@ from docker_registry.auth.users.robots import PREFIX as ROBOT_PREFIX
 from docker_registry.auth.watched_file import WatchedFile
 from docker_registry.dependencies import make_uncacheable
 from docker_registry.errors import Denied, Unauthorized
+from docker_registry.http.clients import Address
 from docker_registry.registry.access import AccessPolicy, Action, Repository
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.names import ImageId, Tag, is_repository_name

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from ipaddress import IPv4Address, IPv6Address, ip_address
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
+from docker_registry.auth.rules.rules import Rules
 from docker_registry.auth.tokens.scopes import Grant
+from docker_registry.http.clients import Address
 from docker_registry.registry.actor import Principal
-
-if TYPE_CHECKING:
-    from docker_registry.auth.rules.rules import Rules
-
-Address = IPv4Address | IPv6Address
 
 #: The name of a client whose request is signed with the operator's key.
 PRIVILEGED_NAME: Final = "privileged-key"
@@ -55,12 +51,3 @@ class Client(Principal):
     def is_anonymous(self) -> bool:
         """True for a client without credentials."""
         return self.name == ANONYMOUS_NAME
-
-
-def parse_address(text: str | None) -> Address | None:
-    """Return a network address, IPv4 also if it is mapped into IPv6; None if the text is not an address."""
-    try:
-        address = ip_address((text or "").partition("%")[0])
-    except ValueError:
-        return None
-    return getattr(address, "ipv4_mapped", None) or address

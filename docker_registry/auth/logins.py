@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from docker_registry.auth.client import Address, Client
+from docker_registry.auth.client import Client
 from docker_registry.auth.external.client_certificates import ClientCertificates
 from docker_registry.auth.external.ldap import LdapUsers
 from docker_registry.auth.external.workloads import Workloads
@@ -21,6 +21,7 @@ from docker_registry.auth.users.robots import Robot, Robots
 from docker_registry.auth.users.robots import is_token as is_robot_token
 from docker_registry.auth.watched_file import WatchedFile
 from docker_registry.errors import Unauthorized
+from docker_registry.http.clients import Address
 
 logger = logging.getLogger(__name__)
 

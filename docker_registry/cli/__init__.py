@@ -79,7 +79,7 @@ def build_parser() -> argparse.ArgumentParser:
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
         command.add_arguments(command_parser)
-        command_parser.set_defaults(command=command)
+        command_parser.set_defaults(command=command, parser=parser)
     return parser
 
 

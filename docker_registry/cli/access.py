@@ -26,11 +26,12 @@ def run(chosen: argparse.Namespace) -> int:
     """
     from docker_registry import services
     from docker_registry.auth.access_control import AccessControl
-    from docker_registry.auth.client import Client, parse_address
+    from docker_registry.auth.client import Client
     from docker_registry.auth.logins import Logins
     from docker_registry.auth.rules import rules
     from docker_registry.auth.watched_file import WatchedFile
     from docker_registry.errors import ConfigError, Invalid
+    from docker_registry.http.clients import parse_address
     from docker_registry.registry.access import Action, OpenPolicy
     from docker_registry.registry.names import RepositoryName, Tag
 

@@ -15,9 +15,7 @@ def run(chosen: argparse.Namespace) -> int:
     """Print the script."""
     import shtab
 
-    from docker_registry.cli import build_parser
-
-    print(shtab.complete(build_parser(), shell=chosen.shell))
+    print(shtab.complete(chosen.parser, shell=chosen.shell))
     return 0
 
 

@@ -30,6 +30,7 @@ def run(arguments: argparse.Namespace) -> int:
     from docker_registry.doctor.connection import Target
     from docker_registry.doctor.examination import Examination
     from docker_registry.doctor.findings import CannotExamine
+    from docker_registry.doctor.probes import examine
 
     parts = urlsplit(arguments.url)
     path = parts.path.rstrip("/")
@@ -47,7 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     if arguments.silence and sys.stderr.isatty():
         print(f"One probe pauses for {arguments.silence:.0f} s; --silence 0 leaves it out.", file=sys.stderr)
     try:
-        findings = Examination(target, arguments.repository, arguments.silence).run()
+        findings = examine(Examination(target, arguments.repository, arguments.silence))
     except CannotExamine as error:
         raise ConfigError(f"The registry cannot be examined: {error}.") from None
     if arguments.json:

@@ -18,7 +18,7 @@ from docker_registry.logs.setup import log_line
 
 if TYPE_CHECKING:
     from docker_registry.config.schema import Config
-    from docker_registry.server.launch import LogSettings
+    from docker_registry.server.master import LogSettings
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -79,7 +79,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _log_settings() -> LogSettings:
-    from docker_registry.server.launch import LogSettings
+    from docker_registry.server.master import LogSettings
 
     config = load_config()
     return LogSettings(config.log_format, config.tls.certificate)

@@ -5,15 +5,12 @@ from __future__ import annotations
 import contextlib
 import http.client
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
 from urllib.parse import urljoin, urlsplit
 
 from docker_registry.doctor.connection import Answer, read
+from docker_registry.doctor.examination import Examination
 from docker_registry.doctor.probe_image import MANIFEST_TYPE
 from docker_registry.doctor.uploads import REPLICA_REQUESTS, REPLICAS
-
-if TYPE_CHECKING:
-    from docker_registry.doctor.examination import Examination
 
 
 def check(examination: Examination) -> None:

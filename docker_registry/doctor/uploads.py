@@ -7,16 +7,14 @@ import http.client
 import select
 import socket
 import time
-from typing import TYPE_CHECKING, Final
+from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
 from uuid import uuid4
 
 from docker_registry.doctor.connection import Answer, read
+from docker_registry.doctor.examination import Examination
 from docker_registry.doctor.findings import CannotExamine
 from docker_registry.doctor.probe_image import INDEX_TYPE, MANIFEST_TYPE
-
-if TYPE_CHECKING:
-    from docker_registry.doctor.examination import Examination
 
 _GIB: Final = 1024**3
 

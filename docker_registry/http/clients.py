@@ -10,6 +10,7 @@ from typing import Any, Final
 
 from docker_registry.errors import ConfigError
 
+Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 
 #: The entry for connections by a Unix socket.
@@ -90,13 +91,8 @@ class TrustedProxies:
         """Return whether the other end of a connection is a trusted proxy; *address* is empty for a Unix socket."""
         if not address:
             return self._trusts_unix
-        try:
-            parsed = ipaddress.ip_address(address)
-        except ValueError:
-            return False
-        if isinstance(parsed, ipaddress.IPv6Address) and parsed.ipv4_mapped:
-            parsed = parsed.ipv4_mapped
-        return any(parsed in network for network in self._networks)
+        parsed = parse_address(address)
+        return parsed is not None and any(parsed in network for network in self._networks)
 
 
 def _addresses(forwarded: str) -> list[str]:
@@ -112,6 +108,15 @@ def _addresses(forwarded: str) -> list[str]:
             text = text.partition(":")[0]
         found.append(text)
     return found
+
+
+def parse_address(text: str | None) -> Address | None:
+    """Return a network address, IPv4 also if it is mapped into IPv6; None if the text is not an address."""
+    try:
+        address = ipaddress.ip_address((text or "").partition("%")[0])
+    except ValueError:
+        return None
+    return getattr(address, "ipv4_mapped", None) or address
 
 
 def is_old_client(user_agent: str) -> bool:

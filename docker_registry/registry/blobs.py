@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from typing import Final
 
@@ -18,36 +18,13 @@ from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.reclamation import RemovedBlobs
 from docker_registry.registry.repositories import Repositories
-from docker_registry.registry.sources import NOTHING_FETCHED, BlobSource, Found, Origin
+from docker_registry.registry.sources import NOTHING_FETCHED, Blob, BlobSource, Found
 from docker_registry.registry.stored_file import ServedFile, StoredFile, is_intact
 
 logger = logging.getLogger(__name__)
 
 #: Blobs that :meth:`Blobs.missing` looks for at a time.
 _AT_A_TIME: Final = 32
-
-
-@dataclass(frozen=True, slots=True)
-class Blob:
-    """
-    A stored blob.
-
-    Attributes:
-        size: bytes.
-        path: storage path of the bytes.
-        is_new: whether :meth:`Blobs.put` has just created it; False from all other methods.
-        origin: says how far to trust a blob that a source had; None if the store had it.
-        file: delivers the bytes of a blob that is still being received; None if they are in the store.
-        is_passed_on: whether the store will not have the bytes after *file* has been read.
-    """
-
-    digest: Digest
-    size: int
-    path: str
-    is_new: bool = field(default=False, compare=False)
-    origin: Origin | None = field(default=None, compare=False)
-    file: ServedFile | None = field(default=None, compare=False)
-    is_passed_on: bool = field(default=False, compare=False)
 
 
 class Blobs:

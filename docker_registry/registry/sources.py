@@ -13,15 +13,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import chain
-from typing import TYPE_CHECKING, Any, Final, Generic, Protocol, TypeVar
+from typing import Any, Final, Generic, Protocol, TypeVar
 
 from docker_registry.errors import ManifestUnknown
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.listing_cache import Page
 from docker_registry.registry.names import Digest, RepositoryName, Tag
-
-if TYPE_CHECKING:
-    from docker_registry.registry.blobs import Blob
+from docker_registry.registry.stored_file import ServedFile
 
 T = TypeVar("T")
 
@@ -57,6 +55,30 @@ class Found(Generic[T]):
 
     value: T
     origin: Origin = Origin()
+
+
+@dataclass(frozen=True, slots=True)
+class Blob:
+    """
+    A stored blob.
+
+    Attributes:
+        size: bytes.
+        path: storage path of the bytes.
+        is_new: whether :meth:`Blobs.put <docker_registry.registry.blobs.Blobs.put>` has just created it; False from all
+            other methods.
+        origin: says how far to trust a blob that a source had; None if the store had it.
+        file: delivers the bytes of a blob that is still being received; None if they are in the store.
+        is_passed_on: whether the store will not have the bytes after *file* has been read.
+    """
+
+    digest: Digest
+    size: int
+    path: str
+    is_new: bool = field(default=False, compare=False)
+    origin: Origin | None = field(default=None, compare=False)
+    file: ServedFile | None = field(default=None, compare=False)
+    is_passed_on: bool = field(default=False, compare=False)
 
 
 class TagSource(Protocol):

@@ -21,9 +21,10 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown, DigestInvalid, PathNotFound, RangeInvalid, SizeInvalid, UploadUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, GARBAGE_COLLECTION, Actor
-from docker_registry.registry.blobs import Blob, Blobs
+from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.ingest import Body, Ingest, Tap
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
+from docker_registry.registry.sources import Blob
 from docker_registry.registry.upload_sessions import Chunk, Upload, UploadSessions
 from docker_registry.resources.time_slices import TimeSlices
 

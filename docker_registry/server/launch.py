@@ -10,7 +10,6 @@ import shlex
 import socket
 import sys
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
 from ipaddress import ip_address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
@@ -21,23 +20,10 @@ from docker_registry.server.environment import NUMBERS, number
 from docker_registry.server.monkey_patch import patch_master
 
 if TYPE_CHECKING:
+    from docker_registry.server.master import LogSettings
     from docker_registry.server.tls import TlsSettings
 
 APPLICATION: Final = "docker_registry.wsgi:application"
-
-
-@dataclass(frozen=True, slots=True)
-class LogSettings:
-    """
-    What the messages of the master depend on.
-
-    Attributes:
-        log_format: ``text`` or ``json``.
-        tls_certificate: with which the workers serve, so that the address is announced as ``https://``.
-    """
-
-    log_format: str
-    tls_certificate: Path | None = None
 
 
 def default_workers() -> int:

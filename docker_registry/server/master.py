@@ -17,6 +17,8 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 from weakref import WeakSet
 
@@ -26,11 +28,24 @@ from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.arbiter import Arbiter
 
 from docker_registry.server.access_log import FORMAT
-from docker_registry.server.launch import LogSettings
 
 #: Interval of checks whether new workers accept connections, and the time after which old ones are replaced anyway.
 _START_CHECK_SECONDS: Final = 0.05
 _START_SECONDS: Final = 60.0
+
+
+@dataclass(frozen=True, slots=True)
+class LogSettings:
+    """
+    What the messages of the master depend on.
+
+    Attributes:
+        log_format: ``text`` or ``json``.
+        tls_certificate: with which the workers serve, so that the address is announced as ``https://``.
+    """
+
+    log_format: str
+    tls_certificate: Path | None = None
 
 
 class _Reloaded(Exception):

@@ -27,7 +27,7 @@ from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.read_only import ReadOnly
-from docker_registry.registry.search import index as search
+from docker_registry.registry.search import backends
 from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.search.index import NullIndex, SearchIndex
 from docker_registry.registry.search.updates import SearchUpdates
@@ -170,7 +170,7 @@ def load(config: Config) -> None:
         ConfigError: the configuration names a driver or a search index that does not exist.
     """
     drivers.load(config.storage)
-    search.load(config.search_backend)
+    backends.load(config.search_backend)
     if config.v1:
         import docker_registry.registry.bridge.bridge
         import docker_registry.registry.v1.diff_queue
@@ -213,7 +213,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             registry.slices,
             legacy.image_repositories if legacy is not None else None,
         )
-        search_index = search.open_index(config.search_backend, search_database(config), search_entries.look_up)
+        search_index = backends.open_index(config.search_backend, search_database(config), search_entries.look_up)
         opened.callback(search_index.close)
         search_updates = SearchUpdates(search_index, search_entries.look_up)
         if not isinstance(search_index, NullIndex):

@@ -26,10 +26,12 @@ IMPORTS = {
         "doctor",
         "errors",
         "housekeeping",
+        "http.clients",
         "logs",
         "metrics",
         "registry",
         "server.launch",
+        "server.master",
         "services",
     },
     "app": {"api", "auth", "config.schema", "drivers", "errors", "registry", "services"},
@@ -71,6 +73,7 @@ IMPORTS = {
         "dependencies",
         "drivers.base",
         "errors",
+        "http.clients",
         "registry.access",
         "registry.actor",
         "registry.layout",
@@ -213,7 +216,7 @@ DOMAIN = {
         "tags",
     },
     "repositories": {"access", "actor", "layout", "listing_cache", "names", "sources", "store_removal"},
-    "sources": {"actor", "blobs", "listing_cache", "names"},
+    "sources": {"actor", "listing_cache", "names", "stored_file"},
     "store_removal": set(),
     "stored_document": set(),
     "stored_file": {"names"},
@@ -241,7 +244,7 @@ DOMAIN = {
         "tag_locks",
     },
     "upload_sessions": {"layout", "names"},
-    "uploads": {"actor", "blobs", "ingest", "layout", "names", "upload_sessions"},
+    "uploads": {"actor", "blobs", "ingest", "layout", "names", "sources", "upload_sessions"},
     "layers.archives": {"layers.compression", "layers.limits", "names"},
     "layers.compression": {"layers.limits", "layers.tar_headers"},
     "layers.file_lists": {"layers.archives", "layers.tar_headers", "layers.tarstream"},
@@ -503,9 +506,10 @@ DOMAIN = {
         "v1.repositories",
         "v1.tag_files",
     },
+    "search.backends": {"search.index", "search.sql"},
     "search.database": set(),
     "search.entries": {"names", "private_repositories", "repositories", "search.index"},
-    "search.index": {"search.sql"},
+    "search.index": set(),
     "search.schema": {"names", "search.index"},
     "search.sql": {"search.database", "search.index", "search.schema"},
     "search.updates": {"events", "names", "search.index"},
@@ -872,9 +876,9 @@ def name(path):
 
 
 def resolved(path):
-    """Return the modules that a module imports when it is itself imported: not in functions, nor for types only."""
+    """Return the modules that a module imports, also in functions and for types only."""
     known = {name(each) for each in modules()}
-    for node in parsed(path).body:
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("docker_registry."):
             for alias in node.names:
                 target = f"{node.module}.{alias.name}".removeprefix("docker_registry.")

@@ -14,6 +14,7 @@ import pytest
 from docker_registry.cli import main
 from docker_registry.doctor.connection import Target
 from docker_registry.doctor.examination import Examination
+from docker_registry.doctor.probes import examine
 from tests.support.certificates import Authority
 from tests.support.processes import free_port
 from tests.support.servers.proxies import PASSWORD, PROXIES, USER, running_proxy
@@ -37,7 +38,7 @@ def faults(url, ca=None, expected="", path="", silence=0):
     early = 60 if expected == "body-limit" else 0.2
     patience = 10 if expected == "request-buffering" else 60
     silence = 600 if expected == "silence" else silence
-    found = Examination(target, "doctor/probe", silence, early_seconds=early, patience_seconds=patience).run()
+    found = examine(Examination(target, "doctor/probe", silence, early_seconds=early, patience_seconds=patience))
     return [finding.probe for finding in found if finding.is_fault]
 
 

@@ -9,9 +9,9 @@ from docker_registry.api.authorization import actor
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.responses import with_location
 from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
-from docker_registry.registry.blobs import Blob
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName, parse_algorithm
 from docker_registry.registry.oci_registry import OciRegistry
+from docker_registry.registry.sources import Blob
 from docker_registry.registry.upload_sessions import Upload
 
 

@@ -20,12 +20,12 @@ from dataclasses import dataclass
 from functools import lru_cache
 from ipaddress import IPv4Network, IPv6Network, ip_network
 from pathlib import Path
-from typing import Final
+from typing import Final, Protocol
 
-from docker_registry.auth.client import Client, parse_address
 from docker_registry.auth.rules.patterns import Pattern
 from docker_registry.auth.rules.rules_file import Section, read
 from docker_registry.errors import ConfigError
+from docker_registry.http.clients import Address, parse_address
 from docker_registry.registry.access import Action
 
 #: Users and clients to whom a rule applies, in addition to names, ``@groups`` and networks.
@@ -42,6 +42,29 @@ MAX_RULES: Final = 10_000
 _WHO: Final = re.compile(r"@?[A-Za-z0-9_][A-Za-z0-9._@+:/-]{0,254}")
 
 _ACTIONS: Final = {action.value: action for action in Action}
+
+
+class Identity(Protocol):
+    """
+    The client that rules are applied to.
+
+    Attributes:
+        groups: groups that its identity provider reports.
+        address: its network address; None if unknown.
+        is_anonymous: whether it presented no credentials.
+    """
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def groups(self) -> frozenset[str]: ...
+
+    @property
+    def address(self) -> Address | None: ...
+
+    @property
+    def is_anonymous(self) -> bool: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +90,7 @@ class Rule:
     is_for_authenticated: bool = False
     allow: frozenset[Action] = frozenset()
 
-    def is_for(self, client: Client) -> bool:
+    def is_for(self, client: Identity) -> bool:
         """Return whether the rule applies to a client."""
         if self.is_for_anyone:
             return True
@@ -78,7 +101,7 @@ class Rule:
         address = client.address
         return address is not None and any(address in network for network in self.networks)
 
-    def covers_tag(self, tag: str | None, client: Client) -> bool:
+    def covers_tag(self, tag: str | None, client: Identity) -> bool:
         """Return whether the rule covers a tag; a rule with tags also covers None, content without a tag."""
         if not self.tags or tag is None:
             return True
@@ -111,7 +134,7 @@ class Rules:
                     self._by_prefix.setdefault(pattern.prefix, []).append((pattern, rule))
         self._matching = lru_cache(maxsize=MAX_NAMES)(self._match)
 
-    def find(self, client: Client, action: Action, name: str, tag: str | None = None) -> Rule | None:
+    def find(self, client: Identity, action: Action, name: str, tag: str | None = None) -> Rule | None:
         """
         Return a rule that allows an action; None if no rule does.
 
@@ -127,11 +150,11 @@ class Rules:
                 return rule
         return None
 
-    def may_some(self, client: Client, action: Action, name: str) -> bool:
+    def may_some(self, client: Identity, action: Action, name: str) -> bool:
         """Return whether a client may perform an action on any tag or content of a repository."""
         return any(action in rule.allow and rule.is_for(client) for rule in self._about(client, name))
 
-    def pull_prefixes(self, client: Client) -> list[str]:
+    def pull_prefixes(self, client: Identity) -> list[str]:
         """Return prefixes such that every repository from which a client may pull begins with one of them."""
         prefixes = set()
         for rule in self._rules:
@@ -142,20 +165,20 @@ class Rules:
                         prefixes.add(replaced.literal)
         return sorted(prefixes)
 
-    def allows_everywhere(self, client: Client, action: Action) -> bool:
+    def allows_everywhere(self, client: Identity, action: Action) -> bool:
         """Return whether a rule for all repositories (``**``) and without tags allows a client an action."""
         return any(
             action in rule.allow and not rule.tags and pattern.matches_all and rule.is_for(client)
             for pattern, rule in self._by_prefix.get("", ())
         )
 
-    def restricts_tags(self, client: Client, name: str) -> bool:
+    def restricts_tags(self, client: Identity, name: str) -> bool:
         """Return whether no rule lets a client pull all tags of a repository, so that each tag must be checked."""
         return not any(
             Action.PULL in rule.allow and not rule.tags and rule.is_for(client) for rule in self._about(client, name)
         )
 
-    def _about(self, client: Client, name: str) -> Iterator[Rule]:
+    def _about(self, client: Identity, name: str) -> Iterator[Rule]:
         """Yield the rules with a pattern that matches a repository."""
         yield from self._matching(name)
         user = None if client.is_anonymous else client.name

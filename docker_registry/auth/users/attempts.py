@@ -7,9 +7,9 @@ from collections.abc import Callable, Sequence
 from ipaddress import ip_network
 from typing import Final, Protocol
 
-from docker_registry.auth.client import Address
 from docker_registry.auth.users.failure_table import FailureTable
 from docker_registry.errors import TooManyAttempts
+from docker_registry.http.clients import Address
 
 #: Failures of one account from one network that are allowed in a row, and the time after which one is forgiven.
 ACCOUNT_FAILURES: Final = 10

@@ -18,12 +18,12 @@ from typing import Final
 
 import bcrypt
 
-from docker_registry.auth.client import Address
 from docker_registry.auth.users.attempts import Attempts, network_of
 from docker_registry.auth.users.bcrypt_process import BcryptProcess
 from docker_registry.auth.users.htpasswd import COST
 from docker_registry.auth.users.login_queue import LoginQueue
 from docker_registry.concurrency import KeyedLocks, check_client
+from docker_registry.http.clients import Address
 
 #: Time for which a correct password is remembered.
 REMEMBERED_SECONDS: Final = 300.0

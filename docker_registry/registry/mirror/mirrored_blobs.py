@@ -9,7 +9,7 @@ from functools import partial
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown
 from docker_registry.registry import layout
-from docker_registry.registry.blobs import Blob, Blobs
+from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.ingest import Body
 from docker_registry.registry.mirror.arriving_content import ArrivingFile
 from docker_registry.registry.mirror.passed_on_blob import PassedOnBlob
@@ -18,7 +18,7 @@ from docker_registry.registry.mirror.responses import UpstreamBlob
 from docker_registry.registry.mirror.transfers import Transfers
 from docker_registry.registry.mirror.upstream_content import UpstreamContent
 from docker_registry.registry.names import Digest, RepositoryName
-from docker_registry.registry.sources import Found, Origin
+from docker_registry.registry.sources import Blob, Found, Origin
 from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.uploads import Uploads
 

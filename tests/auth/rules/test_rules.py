@@ -7,10 +7,11 @@ from pathlib import Path
 
 import pytest
 
-from docker_registry.auth.client import Client, parse_address
+from docker_registry.auth.client import Client
 from docker_registry.auth.rules import rules
 from docker_registry.auth.rules.patterns import Pattern
 from docker_registry.errors import ConfigError
+from docker_registry.http.clients import parse_address
 from docker_registry.registry.access import Action
 
 FILE = Path("rules.yml")

@@ -9,7 +9,6 @@ import bcrypt
 import pytest
 
 from docker_registry.auth import credentials
-from docker_registry.auth.client import parse_address
 from docker_registry.auth.users import attempts, login_queue, passwords
 from docker_registry.auth.users.attempts import Attempts
 from docker_registry.auth.users.failure_table import MAX_ENTRIES, FailureTable
@@ -18,6 +17,7 @@ from docker_registry.auth.users.redis_failures import RedisFailures
 from docker_registry.config.schema import Config
 from docker_registry.config.sections import Cache
 from docker_registry.errors import Overloaded, TooManyAttempts, Unauthorized
+from docker_registry.http.clients import parse_address
 from docker_registry.services.store import open_shared_redis
 from tests.support.clock import Clock
 from tests.support.gevent_program import under_gevent

@@ -7,7 +7,8 @@ import sys
 import pytest
 
 from docker_registry.errors import ConfigError
-from docker_registry.registry.search.index import Entry, NullIndex, Page, Result, SearchIndex, open_index
+from docker_registry.registry.search.backends import open_index
+from docker_registry.registry.search.index import Entry, NullIndex, Page, Result, SearchIndex
 
 NOWHERE = "sqlite:////nowhere/registry.db"
 

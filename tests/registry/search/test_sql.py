@@ -15,8 +15,9 @@ import sqlalchemy
 
 from docker_registry.errors import ConfigError, StorageError, StorageUnavailable
 from docker_registry.registry.names import RepositoryName
+from docker_registry.registry.search.backends import open_index
 from docker_registry.registry.search.database import Database
-from docker_registry.registry.search.index import Entry, Page, Result, open_index
+from docker_registry.registry.search.index import Entry, Page, Result
 from docker_registry.registry.search.schema import INDEX, MAX_DESCRIPTION, METADATA, REPOSITORY, plain_name
 from tests.support.servers.databases_and_stores import PASSWORD
 
@@ -543,7 +544,8 @@ COOPERATIVE = """
 from gevent import monkey
 monkey.patch_all()
 import sys, gevent, sqlalchemy
-from docker_registry.registry.search.index import Entry, open_index
+from docker_registry.registry.search.backends import open_index
+from docker_registry.registry.search.index import Entry
 
 index = open_index("sqlalchemy", sys.argv[1])
 ticks = 0

@@ -1,0 +1,132 @@
+"""
+Runs the probes of an examination through the registry's public address.
+
+Each probe pushes or pulls a little content in the way that one kind of client does, and names the line that a proxy
+lacks.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import email.utils
+import http.client
+import ipaddress
+import ssl
+import threading
+import time
+from typing import Final
+from urllib.parse import urlsplit
+
+from docker_registry.doctor import downloads, uploads
+from docker_registry.doctor.connection import Answer
+from docker_registry.doctor.examination import Examination
+from docker_registry.doctor.findings import CannotExamine, Finding
+
+_MAX_SKEW_SECONDS: Final = 60.0
+
+
+def examine(examination: Examination) -> list[Finding]:
+    """
+    Run all probes, remove what they pushed, and return what they found.
+
+    Raises:
+        CannotExamine: the registry cannot be reached, or does not accept the push, and no fault explains it.
+    """
+    try:
+        _run_probes(examination)
+    except CannotExamine as error:
+        if not examination.findings.has():
+            raise
+        examination.findings.note("incomplete", f"The other probes were not run: {error}.")
+    finally:
+        with contextlib.suppress(OSError, http.client.HTTPException):
+            examination.clean_up()
+    return examination.findings
+
+
+def _run_probes(examination: Examination) -> None:
+    try:
+        _check_address(examination)
+        _sign_in(examination)
+        uploads.check_sessions(examination)
+        silence = uploads.SilentUpload(examination) if examination.silence_seconds else None
+        thread = threading.Thread(target=silence.run, daemon=True) if silence is not None else None
+        if thread is not None:
+            thread.start()
+        uploads.check(examination)
+        downloads.check(examination)
+        if silence is not None and thread is not None:
+            thread.join()
+            silence.report()
+    except (OSError, http.client.HTTPException) as error:
+        raise CannotExamine(f"{examination.target.url}: {error or type(error).__name__}") from None
+
+
+def _check_address(examination: Examination) -> None:
+    try:
+        examination.target.connect().close()
+    except ssl.SSLCertVerificationError as error:
+        examination.findings.fault(
+            "certificate",
+            f"The certificate is not trusted: {error.verify_message}. Serve it with its intermediates (nginx: "
+            "ssl_certificate, a file with the whole chain), or give clients the authority "
+            "(/etc/docker/certs.d/HOST/ca.crt; here: --ca).",
+        )
+        examination.target.is_verified = False
+    parts = urlsplit(examination.target.url)
+    if parts.scheme == "http":
+        hint = "even on loopback since Docker 29.10" if _is_loopback(parts.hostname or "") else "in daemon.json"
+        examination.findings.note("tls", f"Without TLS, Docker needs this host in insecure-registries, {hint}.")
+    elif examination.target.offers_http2():
+        examination.findings.note(
+            "http2", "HTTP/2 is offered. The probes use HTTP/1.1, as Docker does for pushes over proxies."
+        )
+
+
+def _sign_in(examination: Examination) -> None:
+    answer = examination.target.ask("GET", f"{examination.target.path}/v2/")
+    _check_clock(examination, answer)
+    challenge = answer.header("www-authenticate")
+    if answer.status == 401 and challenge.lower().startswith("bearer"):
+        _check_realm(examination, challenge)
+        try:
+            token = examination.target.fetch_token(challenge, f"repository:{examination.repository}:pull,push,delete")
+        except (OSError, ValueError, http.client.HTTPException) as error:
+            raise CannotExamine(f"no token for {examination.repository}: {error}") from None
+        examination.target.authorization = f"Bearer {token}"
+    elif answer.status == 401 and examination.target.user:
+        examination.target.authorization = examination.target.basic()
+        answer = examination.target.ask("GET", f"{examination.target.path}/v2/")
+    if answer.status not in (200, 401) or (answer.status == 401 and not examination.target.authorization):
+        needed = "; it needs --user" if answer.status == 401 else ""
+        raise CannotExamine(f"{examination.target.url}{examination.target.path}/v2/ answers {answer.status}{needed}")
+
+
+def _check_clock(examination: Examination, answer: Answer) -> None:
+    with contextlib.suppress(ValueError, TypeError):
+        skew = email.utils.parsedate_to_datetime(answer.header("date")).timestamp() - time.time()
+        if abs(skew) > _MAX_SKEW_SECONDS:
+            examination.findings.fault(
+                "clock",
+                f"The server's clock differs by {skew:.0f} s. Tokens and signed URLs fail: synchronize them.",
+            )
+
+
+def _check_realm(examination: Examination, challenge: str) -> None:
+    realm = challenge.partition('realm="')[2].partition('"')[0]
+    here, there = urlsplit(examination.target.url), urlsplit(realm)
+    is_other_scheme = there.hostname == here.hostname and there.scheme != here.scheme
+    is_lost = there.hostname is None or (_is_loopback(there.hostname) and not _is_loopback(here.hostname or ""))
+    if is_other_scheme or is_lost:
+        examination.findings.fault(
+            "realm",
+            f"Clients are sent to {realm} for tokens. Set external_url, or keep the header Host and set the scheme "
+            "(nginx: proxy_set_header Host $http_host; proxy_set_header X-Forwarded-Proto $scheme;).",
+        )
+
+
+def _is_loopback(host: str) -> bool:
+    try:
+        return ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost"
