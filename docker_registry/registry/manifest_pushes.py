@@ -169,7 +169,7 @@ class ManifestPushes:
                 if tag_condition is not None:
                     raise TagChanged(name=str(name), tag=str(reference)) from None
         if is_linked and not is_new:  # a concurrent deletion may have removed the referrer entry
-            self._referrers.put(name, descriptor, document)
+            self._refer(name, descriptor, document)
         self._manifests.types.restore(name, digest, document)
         self._complete(name, descriptor, document, tags)
         signal = events.repository_created if is_first else events.repository_updated
@@ -196,7 +196,7 @@ class ManifestPushes:
             Whether the payload is new in the store, and the tag changes to apply after the link is written.
         """
         put = partial(self._blobs.put, payload, descriptor.digest)
-        refer = partial(self._referrers.put, name, descriptor, document)
+        refer = partial(self._refer, name, descriptor, document)
         prepare = [
             partial(
                 self._tags.changes.prepare,
@@ -246,7 +246,7 @@ class ManifestPushes:
             with self._driver.batch():
                 self._repositories.enter(name)
                 self._blobs.put(payload, digest)
-                self._referrers.put(name, descriptor, document)
+                self._refer(name, descriptor, document)
                 self._manifests.link(name, digest, document)
             self._manifests.types.restore(name, digest, document)
         signal = events.repository_created if is_first else events.repository_updated
@@ -257,14 +257,19 @@ class ManifestPushes:
         digest = descriptor.digest
         while True:
             if not self._manifests.exists(name, digest):
-                self._referrers.put(name, descriptor, document)
+                self._refer(name, descriptor, document)
                 self._manifests.link(name, digest, document)
                 # Write the entry and tags after the link: without it, a concurrent deletion may remove them.
-                self._referrers.put(name, descriptor, document)
+                self._refer(name, descriptor, document)
                 for tag in tags:
                     self._tags.links.restore(name, tag, digest)
             elif len(tags) < 2 or not self._tags.links.restore_missing(name, tags, digest):
                 return
+
+    def _refer(self, name: RepositoryName, descriptor: Descriptor, document: Payload) -> None:
+        """Record a manifest that has a subject as a referrer."""
+        if document.subject is not None:
+            self._referrers.put(name, document.subject.digest, descriptor, document)
 
     def _digest(
         self, name: RepositoryName, reference: Reference, payload: bytes, condition: Condition | None

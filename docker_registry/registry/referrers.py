@@ -104,11 +104,9 @@ class Referrers:
         )
         self._subjects: BoundedCache[str, str] = BoundedCache(_SUBJECTS_BYTES, content_bytes=len)
 
-    def put(self, name: RepositoryName, descriptor: Descriptor, document: Payload) -> None:
-        """Store the descriptor of a manifest that has a subject; do nothing for others."""
-        if document.subject is None:
-            return
-        path = layout.referrer(name, document.subject.digest, descriptor.digest)
+    def put(self, name: RepositoryName, subject: Digest, descriptor: Descriptor, document: Payload) -> None:
+        """Store the descriptor of a manifest that names *subject* as its subject."""
+        path = layout.referrer(name, subject, descriptor.digest)
         self._driver.put_content(path, _dump(_entry(descriptor, document)))
 
     def delete(self, name: RepositoryName, digest: Digest, payload: bytes) -> None:
@@ -264,7 +262,7 @@ class Referrers:
             return None
         descriptor = Descriptor(document.media_type, digest, len(payload))
         with suppress(StorageError):  # if the store is full or read-only, it is read again next time
-            self.put(name, descriptor, document)
+            self.put(name, subject, descriptor, document)
         is_wanted = not artifact_types or (document.artifact_type or "").lower() in artifact_types
         return self._served(name, digest, _dump(_entry(descriptor, document))) if is_wanted else None
 
