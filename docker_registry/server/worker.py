@@ -306,8 +306,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     def _answer(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> None:
         """Let the application answer, and add the response to the cache if possible."""
-        head = sock.head
-        if self._cache is None or head is None or req.body.length != 0 or req.method not in _SAFE:
+        if self._cache is None or (head := sock.head) is None or req.body.length != 0 or req.method not in _SAFE:
             super().handle_request(listener_name, req, sock, addr)
             return
         sock.begin_copy()
@@ -330,7 +329,8 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             if received is None:
                 return
             began = time.perf_counter()
-            hit = self._cache.find(received, client.identity) if self._cache and self._may_use_cache else None
+            may_be_cached = self._may_use_cache and received.startswith((b"GET ", b"HEAD "))
+            hit = self._cache.find(received, client.identity) if self._cache and may_be_cached else None
             if hit is None:
                 client.give_head(received)
                 if is_first and client.has_head:
