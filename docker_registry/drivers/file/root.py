@@ -118,8 +118,8 @@ class Root:
 
         Args:
             source: a location in the same file system.
-            sync: called with each changed folder, the innermost first; None when the change need not reach the disk
-                soon and *source* is an unlisted location.
+            sync: called with each changed folder, the innermost first. None if the change need not be synced; then
+                *source* must be an unlisted location, because the replaced file may be there for a moment.
 
         Returns:
             Whether the replaced file is now at *source* and must be removed; always False with *sync*.

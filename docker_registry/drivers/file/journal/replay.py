@@ -2,7 +2,7 @@
 Replay of a journal: restores what a file system may have lost, and nothing else.
 
 For each path the last entry counts. Its content is restored only if the path is in a state that the journal knows to be
-older: the file that existed when an entry was made, or a file that an entry put there and whose content may not have
+older: the file that existed when an entry was made, or the file that an entry put there, whose content may not have
 reached the disk. A file is identified by its inode and modification time, so clocks need not be correct or precise. A
 file that was touched later is identified by its inode alone, if it holds what the journal put there or what a crash
 left of that. Any other file was written after the journal, by another server or from a backup, and stays.
@@ -196,8 +196,9 @@ def _is_older(found: os.stat_result, change: _Change) -> bool:
     state = FileState(found.st_ino, found.st_mtime_ns)
     if state in change.known:
         return True
-    # The file of a known state before it was touched. A program can set back the modification time, but not the change
-    # time. Where times have whole seconds, the file may have been written until the end of its second.
+    # An earlier time of a known inode: the file was touched before its state became known, and the crash undid that. A
+    # program can set back the modification time too, but not the change time. Where times have whole seconds, the file
+    # may have been written until the end of its second.
     until = state.modified + (10**9 - 1 if state.modified % 10**9 == 0 else 0)
     if found.st_ctime_ns <= change.entered + _BUSY_NANOSECONDS and any(
         state.inode == known.inode and until < known.modified for known in change.known
