@@ -15,7 +15,7 @@ from docker_registry.auth.external.ldap import LdapUsers
 from docker_registry.auth.external.workloads import Workloads
 from docker_registry.auth.external.workloads import is_token as is_workload_token
 from docker_registry.auth.users import htpasswd
-from docker_registry.auth.users.attempts import Attempts
+from docker_registry.auth.users.attempts import Attempts, network_of
 from docker_registry.auth.users.passwords import Passwords
 from docker_registry.auth.users.robots import Robot, Robots
 from docker_registry.auth.users.robots import is_token as is_robot_token
@@ -114,8 +114,8 @@ class Logins:
         groups = ldap.recall(given, password)
         if groups is None:
             check = partial(self._attempts.check, name, address)
-            check()
-            groups = ldap.verify(given, password, check=check, fail=partial(self._attempts.fail, name, address))
+            fail = partial(self._attempts.fail, name, address)
+            groups = ldap.verify(given, password, network=network_of(address), check=check, fail=fail)
             if groups is None:
                 raise _wrong_password(name, address)
         return Client(name, groups & self._groups(), address, version=ldap.version)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import threading
 import time
 from concurrent.futures import ThreadPoolExecutor
 from itertools import cycle
@@ -15,6 +16,7 @@ import pytest
 from docker_registry import dependencies
 from docker_registry.app import create_app
 from docker_registry.auth.access_control import VOUCHED_SECONDS
+from docker_registry.auth.external import ldap
 from docker_registry.auth.external.ldap import (
     MAX_CONNECTIONS,
     MAX_FAILURES,
@@ -24,16 +26,24 @@ from docker_registry.auth.external.ldap import (
 )
 from docker_registry.auth.external.ldap_directory import Directory
 from docker_registry.auth.logins import Logins
-from docker_registry.auth.users import attempts
+from docker_registry.auth.users import attempts, login_queue
 from docker_registry.config.schema import Config
 from docker_registry.config.sections import Auth, Ldap
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import AuthorityUnavailable, ConfigError, RegistryError, TooManyAttempts, Unauthorized
+from docker_registry.errors import (
+    AuthorityUnavailable,
+    ConfigError,
+    Overloaded,
+    RegistryError,
+    TooManyAttempts,
+    Unauthorized,
+)
 from docker_registry.services import build
 from tests.support.access import settings, write_users
 from tests.support.clock import Clock
 from tests.support.processes import free_port
 from tests.support.servers import slapd
+from tests.support.timing import PATIENCE_SECONDS, wait_until
 
 RULES = """rules:
   - {repositories: ["dev/**"], who: ["@dev"], allow: [pull, push]}
@@ -164,10 +174,43 @@ class TestALogin:
                 logins.log_in("dora", f"guess{number}", None)
             return type(raised.value)
 
-        with ThreadPoolExecutor(25) as threads:
-            found = list(threads.map(failure, range(25)))
+        logins_at_once = MAX_CONNECTIONS + login_queue.MAX_WAITING_OF_NETWORK
+        with ThreadPoolExecutor(logins_at_once) as threads:
+            found = list(threads.map(failure, range(logins_at_once)))
         assert attempts.ACCOUNT_FAILURES <= found.count(Unauthorized) < attempts.ACCOUNT_FAILURES + MAX_CONNECTIONS
         assert {Unauthorized, TooManyAttempts} == set(found)
+
+    def test_waits_for_its_network_to_take_a_turn(self, monkeypatch):
+        monkeypatch.setattr(ldap, "MAX_CONNECTIONS", 1)
+        monkeypatch.setattr(login_queue, "MAX_WAITING_OF_NETWORK", 2)
+        users = LdapUsers(parsed(url=f"ldap://127.0.0.1:{free_port()}", insecure=True, user_base=slapd.PEOPLE))
+        turns, end = [], threading.Event()
+
+        def log_in(name):
+            checks = []
+
+            def check():
+                checks.append(name)
+                if len(checks) == 2:  # it has waited
+                    turns.append(name)
+                    assert end.wait(PATIENCE_SECONDS)
+                    raise TooManyAttempts(retry_after_seconds=1)
+
+            with pytest.raises(TooManyAttempts):
+                users.verify(name, "pw", network=name[0], check=check)
+
+        with ThreadPoolExecutor(5) as threads:
+            logins = [threads.submit(log_in, "a1")]
+            wait_until(lambda: turns)
+            for number, name in enumerate(("a2", "a3", "b1"), 1):
+                logins.append(threads.submit(log_in, name))
+                wait_until(lambda number=number: len(users._queue) == number)
+            with pytest.raises(Overloaded):
+                users.verify("a4", "pw", network="a")
+            end.set()
+            for login in logins:
+                login.result(PATIENCE_SECONDS)
+        assert ["a1", "a2", "b1", "a3"] == turns
 
     def test_is_remembered_for_five_minutes(self, directory):
         clock = Clock()

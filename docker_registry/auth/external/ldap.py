@@ -12,7 +12,6 @@ import json
 import logging
 import secrets
 import ssl
-import threading
 import time
 from collections import OrderedDict
 from collections.abc import Callable, Iterator
@@ -22,8 +21,9 @@ from typing import TYPE_CHECKING, Any, Final
 from docker_registry import dependencies
 from docker_registry.auth.external.ldap_directory import DN, USER, Directory, name_in
 from docker_registry.auth.users import htpasswd
-from docker_registry.concurrency import check_client
-from docker_registry.errors import AuthorityUnavailable, Invalid, Overloaded
+from docker_registry.auth.users.login_queue import LoginQueue
+from docker_registry.concurrency import KeyedLocks, check_client
+from docker_registry.errors import AuthorityUnavailable, Invalid
 from docker_registry.resources.circuit_breaker import CircuitBreaker
 
 if TYPE_CHECKING:
@@ -41,9 +41,8 @@ MAX_REMEMBERED: Final = 10_000
 #: Time for each step: connecting, and each answer.
 TIMEOUT_SECONDS: Final = 5
 
-#: Logins that may use the directory at the same time, and that may wait for it; more are answered 503.
+#: Logins that may use the directory at the same time; further ones wait in a queue, in which the networks take turns.
 MAX_CONNECTIONS: Final = 4
-MAX_WAITING: Final = 64
 
 #: Logins in a row that could not reach the directory, after which logins fail at once; and the time until one of them
 #: tries again.
@@ -78,8 +77,8 @@ class LdapUsers:
         self._now = now
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, tuple[frozenset[str], float]] = OrderedDict()
-        self._connections = threading.Semaphore(MAX_CONNECTIONS)
-        self._waiting = 0
+        self._queue = LoginQueue(MAX_CONNECTIONS)
+        self._verifying = KeyedLocks()
         self._breaker = CircuitBreaker(
             "the LDAP directory", _unusable, max_failures=MAX_FAILURES, probe_seconds=RETRY_SECONDS, now=now
         )
@@ -104,6 +103,7 @@ class LdapUsers:
         name: str,
         password: str,
         *,
+        network: str = "",
         check: Callable[[], object] = lambda: None,
         fail: Callable[[], object] = lambda: None,
     ) -> frozenset[str] | None:
@@ -112,28 +112,31 @@ class LdapUsers:
 
         Args:
             name: as the client sent it; the directory decides whether upper and lower case differ.
-            check: called before the directory is asked; raises to reject the login.
+            network: of the client.
+            check: called first, and again after the login has waited; raises to reject it.
             fail: called if the name or the password is wrong.
 
         Raises:
             AuthorityUnavailable: the directory cannot be used, or could not be reached several times just now.
-            Overloaded: too many logins are waiting for it.
+            Overloaded: too many logins are waiting for it, in total or of this network.
             ClientLeft: the client has disconnected while it waited.
         """
+        check()
         if not _is_possible(name, password):
             fail()
             return None
-        with self._one_of_few():
+        with self._verifying.hold(self._mark(name, password)):  # equal requests take one place in the queue
             groups = self.recall(name, password)  # another request may have verified it meanwhile
             if groups is not None:
                 return groups
-            check()  # other logins may have failed meanwhile
-            check_client()
-            groups = self._ask(name, password)
-            if groups is None:
-                fail()
-            else:
-                self._remember(name, password, groups)
+            with self._queue.turn(network):
+                check()  # other logins may have failed meanwhile
+                check_client()
+                groups = self._ask(name, password)
+                if groups is None:
+                    fail()
+                else:
+                    self._remember(name, password, groups)
         return groups
 
     def _remember(self, name: str, password: str, groups: frozenset[str]) -> None:
@@ -147,17 +150,6 @@ class LdapUsers:
     def _mark(self, name: str, password: str) -> bytes:
         content = name.encode("utf-8", "replace") + b"\0" + password.encode("utf-8", "surrogateescape")
         return hmac.digest(self._key, content, hashlib.sha256)
-
-    @contextmanager
-    def _one_of_few(self) -> Iterator[None]:
-        if self._waiting >= MAX_WAITING:
-            raise Overloaded
-        self._waiting += 1
-        try:
-            with self._connections:
-                yield
-        finally:
-            self._waiting -= 1
 
     def _ask(self, name: str, password: str) -> frozenset[str] | None:
         from ldap3.core.exceptions import LDAPException

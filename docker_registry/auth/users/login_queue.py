@@ -1,4 +1,4 @@
-"""The queue of logins whose passwords are to be verified."""
+"""The queue of logins whose passwords are to be verified, here or by a directory."""
 
 from __future__ import annotations
 
@@ -16,11 +16,15 @@ MAX_WAITING_OF_NETWORK: Final = 16
 
 
 class LoginQueue:
-    """Lets one login proceed at a time. The networks take turns, so that one cannot delay the others for long."""
+    """Lets a few logins proceed at a time. The networks take turns, so that one cannot delay the others for long."""
 
-    def __init__(self) -> None:
+    def __init__(self, concurrent: int = 1) -> None:
+        """
+        Args:
+            concurrent: number of logins that proceed at the same time.
+        """
         self._guard = threading.Lock()
-        self._is_taken = False
+        self._free = concurrent  # logins wait only while this is 0
         # The network that is next comes first. Each has at least one login.
         self._waiting: dict[Hashable, deque[threading.Event]] = {}
 
@@ -46,8 +50,8 @@ class LoginQueue:
 
     def _take(self, network: Hashable) -> None:
         with self._guard:
-            if not self._is_taken:
-                self._is_taken = True
+            if self._free:
+                self._free -= 1
                 return
             if len(self) >= MAX_WAITING or len(self._waiting.get(network, ())) >= MAX_WAITING_OF_NETWORK:
                 raise Overloaded
@@ -77,7 +81,7 @@ class LoginQueue:
         with self._guard:
             network = next(iter(self._waiting), None)
             if network is None:
-                self._is_taken = False
+                self._free += 1
                 return
             events = self._waiting.pop(network)
             events.popleft().set()
