@@ -33,8 +33,15 @@ MAX_COST: Final = 14
 
 _NAME: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._@+-]{0,127}")
 
-#: 22 characters of the salt have four bits more than its 16 bytes; bcrypt refuses a hash in which these are not zero.
-_HASH: Final = re.compile(r"\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{21}[.Oeu][./A-Za-z0-9]{31}")
+#: Version, cost, and 22 digits of the salt and 31 of the checksum; groups end before and after the last digit of each.
+_HASH: Final = re.compile(r"(\$2[aby]\$([0-9]{2})\$[./A-Za-z0-9]{21})([./A-Za-z0-9])([./A-Za-z0-9]{30})([./A-Za-z0-9])")
+
+#: The digits of bcrypt's form of Base64.
+_DIGITS: Final = "./ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789"
+
+#: Bits of the last digits of salt and checksum beyond their 16 and 23 bytes.
+_SALT_SPARE_BITS: Final = 0b1111
+_CHECKSUM_SPARE_BITS: Final = 0b11
 
 
 def parse(content: bytes, path: Path) -> dict[str, bytes]:
@@ -53,7 +60,7 @@ def parse(content: bytes, path: Path) -> dict[str, bytes]:
         problem = _problem(name, colon, hashed, users)
         if problem:
             raise ConfigError(f"{path}, line {number}: {problem}")
-        users[name] = hashed.encode("ascii")
+        users[name] = _without_spare_bits(hashed).encode("ascii")
     return users
 
 
@@ -148,9 +155,25 @@ def _problem(name: str, colon: str, hashed: str, users: Mapping[str, bytes]) -> 
     found = _HASH.fullmatch(hashed)
     if found is None:
         return f"the hash of {name} is not a bcrypt hash ($2y$…); use `htpasswd -B` or `docker-registry user passwd`"
-    if not 4 <= int(found[1]) <= MAX_COST:
-        return f"the hash of {name} has cost {int(found[1])}; it must be from 4 to {MAX_COST}"
+    if not 4 <= int(found[2]) <= MAX_COST:
+        return f"the hash of {name} has cost {int(found[2])}; it must be from 4 to {MAX_COST}"
     return None
+
+
+def _without_spare_bits(hashed: str) -> str:
+    """
+    Return the form of a bcrypt hash in which the spare bits of salt and checksum are zero.
+
+    Some programs choose them at random (passlib calls them padding bits). They belong to neither value, but the library
+    refuses such a salt, and compares the whole text of a checksum.
+    """
+    found = _HASH.fullmatch(hashed)
+    if found is None:
+        return hashed
+    begin, _, salt_end, checksum, checksum_end = found.groups()
+    salt_end = _DIGITS[_DIGITS.index(salt_end) & ~_SALT_SPARE_BITS]
+    checksum_end = _DIGITS[_DIGITS.index(checksum_end) & ~_CHECKSUM_SPARE_BITS]
+    return f"{begin}{salt_end}{checksum}{checksum_end}"
 
 
 def _name_problem(name: str) -> str | None:
