@@ -254,6 +254,30 @@ class TestARevocation:
         assert 1 == RefreshTokens(driver).revoke(lambda _: True)
         assert [401, 401] == [host.post("/v2/token", data=form).status_code for host in hosts]
 
+    def test_of_a_rule_or_user_holds_on_another_host_at_its_next_request(self, tmp_path):
+        driver = MemoryDriver()
+        here, there = (make_app(tmp_path, {}, driver) for _ in range(2))
+        basic = {"auth": ("alice", PASSWORD + "alice")}
+        text = here.get("/v2/token?scope=repository:acme/web:pull", **basic).get_json()["token"]
+        bearer = {"headers": {"Authorization": f"Bearer {text}"}}
+        answer = here.put("/v1/repositories/acme/web/", data="[]", **basic)
+        old = {"headers": {"Authorization": f"Token {answer.headers['X-Docker-Token']}"}}
+        v2, v1 = "/v2/acme/web/tags/list", "/v1/repositories/acme/web/tags"
+
+        def seen():
+            found = [there.get(path, **options).status_code for path, options in ((v2, basic), (v2, bearer), (v1, old))]
+            return [status if status in (401, 403) else "allowed" for status in found]
+
+        assert ["allowed"] * 3 == seen()
+        without_alice = RULES.replace("dev: [alice, bob]", "dev: [bob]").replace("who: [alice]", "who: [bob]")
+        (tmp_path / "rules.yml").write_text(without_alice)
+        assert [403, 403, 403] == seen()
+        (tmp_path / "rules.yml").write_text(RULES)
+        assert ["allowed"] * 3 == seen()
+        users = tmp_path / "users"
+        users.write_text("".join(line for line in users.read_text().splitlines(True) if not line.startswith("alice")))
+        assert [401, 401, 401] == seen()
+
 
 class TestAToken:
     def test_allows_what_its_scopes_name(self, server):

@@ -9,11 +9,13 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 import pytest
 
 from docker_registry.app import create_app
+from docker_registry.auth.external import https_documents
 from docker_registry.config.schema import Config
 from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
 from docker_registry.services import build
+from tests.support.timing import PATIENCE_SECONDS
 from tests.support.v1_images import chain, make
 
 BASE, TOP, OTHER, PARENT = make(9300), make(9301, make(9300)), make(9302), make(9303)
@@ -27,6 +29,7 @@ class Index:
         images: ids by quoted repository.
         tokens: the headers that are accepted.
         status: what it answers instead, if it fails.
+        answers: cleared while it does not answer.
         requests: the paths that were requested.
     """
 
@@ -34,11 +37,14 @@ class Index:
         self.images = {"acme/web": [BASE.text, TOP.text], "acme/other": [OTHER.text], "a/b%2Fc": []}
         self.shared = {PARENT.text}
         self.tokens, self.requests, self.status, self.body = set(), [], None, None
+        self.answers = threading.Event()
+        self.answers.set()
         index = self
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
                 index.requests.append(self.path)
+                assert index.answers.wait(PATIENCE_SECONDS)
                 status, body = index.answer(self.path, self.headers["Authorization"])
                 content = body if isinstance(body, bytes) else json.dumps(body).encode()
                 self.send_response(status)
@@ -191,6 +197,16 @@ class TestTheIndex:
         assert answer.headers["Retry-After"]
         index.status = None
         assert 404 == app.get("/v1/repositories/acme/web/tags", headers=read).status_code
+
+    def test_that_does_not_answer_is_a_503(self, app, index, monkeypatch):
+        read = index.token("acme/web", "read")
+        monkeypatch.setattr(https_documents, "STEP_SECONDS", 0.2)
+        index.answers.clear()
+        try:
+            answer = app.get("/v1/repositories/acme/web/tags", headers=read)
+        finally:
+            index.answers.set()
+        assert (503, True) == (answer.status_code, "Retry-After" in answer.headers)
 
     def test_that_is_absent_is_a_503(self, index):
         app = make_app(index, index_endpoint="http://127.0.0.1:1")
