@@ -40,7 +40,7 @@ from docker_registry.concurrency import watching_client
 from docker_registry.http.health import Health
 from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.resources.time_slices import TimeSlices
-from docker_registry.server import lingering_close, open_files, tls
+from docker_registry.server import lingering_close, name_lookups, open_files, tls
 from docker_registry.server.access_log import AccessLog
 from docker_registry.server.client_socket import ClientSocket, PlainSocket, asks_to_close
 from docker_registry.server.connections import Activity, Connections
@@ -152,6 +152,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         # gunicorn reads about twenty settings per request. Plain attributes make each read a single lookup.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         tls.configure(self.cfg, getattr(self.wsgi, "tls", None))
+        name_lookups.use_own_threads()
         self._observe()
         gc.freeze()  # objects that exist now live as long as the worker; exclude them from garbage collection
         gevent.spawn(self._end_connections_at_the_end)
