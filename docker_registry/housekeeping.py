@@ -53,8 +53,7 @@ def _publish_mirror_status(services: Services) -> None:
     while mirror is not None and recorder is not None:
         gevent.sleep(_STATUS_SECONDS)
         try:
-            if services.read_only.why is None:
-                mirror.publish_status(recorder.counts)
+            mirror.publish_status(recorder.counts)
         except RegistryError as error:
             logger.warning("the state of the mirrored registries was not published: %s", error)
 
@@ -110,9 +109,12 @@ def _keep_up_tokens(services: Services) -> None:
 
 
 def _remove_leftovers(services: Services) -> None:
+    def is_stopped() -> bool:
+        return services.read_only.why is not None
+
     if services.mirror is not None:
-        services.mirror.transfers.purge(services.config.upload_ttl)
-    services.registry.reclamation.run(lambda: services.read_only.why is not None)
+        services.mirror.transfers.purge(services.config.upload_ttl, is_stopped)
+    services.registry.reclamation.run(is_stopped)
     services.registry.driver.remove_leftovers(services.config.upload_ttl)
 
 

@@ -21,6 +21,9 @@ if TYPE_CHECKING:
     from docker_registry.registry.names import ImageRepositoryName, Reference, RepositoryName
     from docker_registry.services import Services
 
+#: How long the refusal of a request is shown, until the last request.
+_REFUSAL_SECONDS: Final = 3600.0
+
 #: Longest list of images.
 MAX_LIST_BYTES: Final = 4 * 1024 * 1024
 
@@ -243,6 +246,8 @@ def _status_line(row: dict[str, Any]) -> str:
     parts = [row["name"], row["url"], state]
     if not row["is_reachable"] and row["reason"]:
         parts.append(row["reason"])
+    if row["refusal"] and row["asked"] - row["refused"] < _REFUSAL_SECONDS:
+        parts.append(f"refused a request at {_time(row['refused'])}: {row['refusal']}")
     if row["limit"] is not None:
         parts.append(f"{row['remaining']} of {row['limit']} pulls left")
     parts.append(f"{row['hits']} hits, {row['misses']} misses, {row['saved_bytes']} bytes saved")

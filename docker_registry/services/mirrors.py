@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import secrets
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Final
 
 from docker_registry import __version__
@@ -31,7 +32,9 @@ _USER_AGENT: Final = f"docker-registry/{__version__}"
 #: The routes by which clients pull, and the status codes of pulls.
 _MANIFEST: Final = "v2_manifests.get_manifest"
 _PULLS: Final = frozenset({_MANIFEST, "v2_blobs.get_blob"})
-_IMAGE_PULLS: Final = frozenset({"v1_images.get_json", "v1_images.get_layer"})
+_IMAGE_PULLS: Final = frozenset(
+    {f"{blueprint}.{view}" for blueprint in ("v1_images", "v1_private_images") for view in ("get_json", "get_layer")}
+)
 _PULLED: Final = frozenset({200, 206, 302, 304, 307})
 
 
@@ -101,7 +104,7 @@ def open_v1_mirror(
     """
     Open the mirror of the registry that ``mirroring.source`` names, as a source of API V1.
 
-    Also has the copies of layers that API V1 sends evicted with mirrored content.
+    Also has the copies of layers that API V1 sends evicted with mirrored content, and pulls by API V1 recorded.
 
     Args:
         legacy: None where API V1 is not open.
@@ -115,6 +118,8 @@ def open_v1_mirror(
         return None
     if mirror.eviction is not None:
         mirror.eviction.copies = bridge.copies
+    if mirror.pulls is not None:
+        mirror.pulls.image_links = partial(bridge.images.links, is_wanted=mirror.upstreams.is_mirrored)
     if config.mirroring.source is None:
         return None
     from docker_registry.registry.mirror.upstream import parse_source
@@ -125,7 +130,7 @@ def open_v1_mirror(
         registry,
         legacy,
         bridge.images,
-        mirror.client(_source(config, config.mirroring.source, mirror.upstreams).name),
+        mirror.client(_source(config, config.mirroring.source, mirror.upstreams).name).connection,
         None if index is None else parse_source("mirroring.source_index", index),
         mirror.transfers,
         user_agent=_USER_AGENT,

@@ -187,6 +187,7 @@ class TestTheMirrorCommand:
                 built.mirror.publish_status(counts)  # nothing new
         (row,) = json.loads(run(capsys, "status", "--json")[1])["upstreams"]
         known = {"name": "up", "url": upstream.url, "is_reachable": True, "limit": 100, "remaining": 87, "reason": ""}
+        known |= {"refused": 0.0, "refusal": ""}
         sums = {"requests": 6, "hits": 4, "misses": 2, "pushed_bytes": 20_000, "pulled_bytes": len(IMAGE.manifest)}
         expected = known | sums | {"saved_bytes": 20_000 - len(IMAGE.manifest)}
         assert expected == {name: value for name, value in row.items() if name not in ("since", "asked")}

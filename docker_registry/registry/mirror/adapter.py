@@ -8,18 +8,23 @@ no timeout applies. ``requests`` reads the whole body of a redirect, however lon
 from __future__ import annotations
 
 import http.client
+from collections.abc import Callable, Mapping
 from http.cookiejar import DefaultCookiePolicy
 from typing import Any, Final
 
+import requests
 import urllib3
 from requests import PreparedRequest, Response, Session
 from requests.adapters import HTTPAdapter
 from urllib3 import HTTPConnectionPool, HTTPSConnectionPool, PoolManager
 from urllib3.connection import HTTPConnection, HTTPSConnection
-from urllib3.exceptions import InsecureRequestWarning
+from urllib3.exceptions import InsecureRequestWarning, ProtocolError
 
 #: Interim responses before a response.
 MAX_INTERIM_RESPONSES: Final = 16
+
+#: Time in which a connection must be made, at most; the timeout of the upstream may be shorter.
+_CONNECT_SECONDS: Final = 10.0
 
 
 class _Response(http.client.HTTPResponse):
@@ -54,11 +59,22 @@ class _TlsPool(HTTPSConnectionPool):
 class UpstreamSession(Session):
     """A session with one upstream, which leaves redirects to its user."""
 
-    def __init__(self, user_agent: str, *, verify: bool | str, client_cert: str | None, max_connections: int) -> None:
+    def __init__(
+        self,
+        user_agent: str,
+        via: Callable[[], str],
+        *,
+        verify: bool | str,
+        client_cert: str | None,
+        timeout_seconds: float,
+        max_connections: int,
+    ) -> None:
         """
         Args:
+            via: returns the name of this registry in Via headers.
             verify: whether to verify certificates, or the path of the authorities for them.
-            client_cert: path of a certificate and its key.
+            client_cert: path of a certificate and its key, for the servers that may receive it.
+            timeout_seconds: how long a server may send nothing.
             max_connections: connections that are kept open.
         """
         super().__init__()
@@ -70,10 +86,36 @@ class UpstreamSession(Session):
         self.verify = verify
         if not verify:  # the operator has decided so
             urllib3.disable_warnings(InsecureRequestWarning)
-        self.cert = client_cert
+        self._via = via
+        self._client_cert = client_cert
+        self._timeouts = min(_CONNECT_SECONDS, timeout_seconds), timeout_seconds
         adapter = UpstreamAdapter(pool_maxsize=max_connections)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
+
+    def open(self, method: str, url: str, headers: Mapping[str, str], *, is_trusted: bool) -> Response:
+        """
+        Send a request; once more if its connection was closed, as servers close idle ones at any time.
+
+        Args:
+            is_trusted: whether the server may receive the certificate of this registry.
+        """
+        for is_last in (False, True):
+            try:
+                return self.request(
+                    method,
+                    url,
+                    headers={"Via": f"1.1 {self._via()}", **headers},
+                    stream=True,
+                    allow_redirects=False,
+                    timeout=self._timeouts,
+                    verify=self.verify,  # else REQUESTS_CA_BUNDLE of the environment has precedence
+                    cert=self._client_cert if is_trusted else None,
+                )
+            except requests.ConnectionError as error:
+                if is_last or not (error.args and isinstance(error.args[0], ProtocolError)):
+                    raise
+        raise AssertionError
 
     def get_redirect_target(self, resp: Response) -> None:
         """Return None: otherwise the whole body of a redirect would be read, and its Location parsed, unchecked."""

@@ -115,9 +115,12 @@ class Authenticator:
         Args:
             url: valid URL of the server.
         """
-        host, own_host = urlsplit(url).hostname or "", urlsplit(self._upstream.url).hostname or ""
-        is_trusted = host in self._upstream.token_hosts or self._is_related(host, own_host)
-        return self._credentials if is_trusted and self._may_log_in(url) else None
+        return self._credentials if self.is_trusted(url) and self._may_log_in(url) else None
+
+    def is_trusted(self, url: str) -> bool:
+        """Return whether another server is on the upstream's registrable domain, or one of its token servers."""
+        host = hosts.host_of(url)
+        return host in self._upstream.token_hosts or self._is_related(host, hosts.host_of(self._upstream.url))
 
     # ------------------------------------------------------------------------------------------------- steps
 
@@ -125,7 +128,8 @@ class Authenticator:
         realm = challenge.parameters.get("realm", "")
         self._check_realm(realm)
         query = {"service": challenge.parameters["service"]} if challenge.parameters.get("service") else {}
-        scope = challenge.parameters.get("scope") or (f"repository:{repository}:pull" if repository else "")
+        scope = _pull_scope(challenge.parameters.get("scope", ""))
+        scope = scope or (f"repository:{repository}:pull" if repository else "")
         if scope:
             query["scope"] = scope
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}"
@@ -175,6 +179,16 @@ class Authenticator:
 
     def _may_log_in(self, url: str) -> bool:
         return urlsplit(url).scheme == "https" or self._upstream.is_insecure
+
+
+def _pull_scope(scope: str) -> str:
+    """
+    Return a scope without all that pulling does not need; empty if nothing is left.
+
+    The upstream chooses the scope, and receives the token: it must not get more of the account than that.
+    """
+    parts = [each.rpartition(":") for each in scope.split(" ")]
+    return " ".join(f"{resource}:pull" for resource, _, actions in parts if resource and "pull" in actions.split(","))
 
 
 def _read_token(body: bytes, now: float) -> _Token | None:

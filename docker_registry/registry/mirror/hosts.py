@@ -14,6 +14,11 @@ _Address = ipaddress.IPv4Address | ipaddress.IPv6Address
 _MAX_ADDRESSES: Final = 32
 
 
+def host_of(url: str) -> str:
+    """Return the host of a valid URL."""
+    return urlsplit(url).hostname or ""
+
+
 def is_same_origin(url: str, other: str) -> bool:
     """Return whether two URLs have the same scheme, host and port."""
     return _origin(url) == _origin(other)

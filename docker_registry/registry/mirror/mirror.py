@@ -25,6 +25,7 @@ from docker_registry.registry.mirror.status import StatusRecords, UpstreamStatus
 from docker_registry.registry.mirror.tag_records import TagRecords
 from docker_registry.registry.mirror.transfers import Transfers
 from docker_registry.registry.mirror.upstream import Upstream, Upstreams
+from docker_registry.registry.mirror.upstream_connection import UpstreamConnection
 from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.read_only import ReadOnly
@@ -89,10 +90,15 @@ class Mirror:
         self.namespaces = Namespaces(self.upstreams, hosts or {}, own_names, external_url, default)
         self.via = via
         self._registry = registry
+        self._read_only = read_only
         self._status = StatusRecords(registry.driver)
         self._published: dict[str, tuple[Counter[str], float]] = {}
         self._clients = [
-            UpstreamClient(upstream, upstreams[upstream], memory, user_agent=user_agent, via=via, is_offline=is_offline)
+            UpstreamClient(
+                UpstreamConnection(
+                    upstream, upstreams[upstream], memory, user_agent=user_agent, via=via, is_offline=is_offline
+                )
+            )
             for upstream in self.upstreams
         ]
         remotes = Remotes(registry.driver, self._clients, read_only)
@@ -131,36 +137,41 @@ class Mirror:
         """Stop all transfers, and close the connections to upstreams."""
         self.transfers.close()
         for client in self._clients:
-            client.close()
+            client.connection.close()
 
     @property
     def accounts(self) -> Sequence[str]:
         """The names of the upstreams at which this registry has an account."""
-        return [client.upstream.name for client in self._clients if client.has_credentials]
+        return [client.upstream.name for client in self._clients if client.connection.has_credentials]
 
     def pulled_bytes(self) -> dict[tuple[str, str], int]:
         """Return the bytes that this worker has received: by ``blob`` or ``manifest``, and name of the upstream."""
         return {
-            (kind, client.upstream.name): size for client in self._clients for kind, size in client.pulled_bytes.items()
+            (kind, client.upstream.name): size
+            for client in self._clients
+            for kind, size in client.connection.pulled_bytes.items()
         }
 
     def publish_status(self, counts: Mapping[tuple[str, str, str], int]) -> None:
         """
-        Publish the state of the upstreams for ``docker-registry mirror status``.
+        Publish the state of the upstreams for ``docker-registry mirror status``; not while the registry is read-only.
 
         Args:
             counts: requests for content of upstreams that this worker has answered, by what is counted, type, and name
                 of the upstream.
         """
+        if self._read_only.why is not None:
+            return
         for client in self._clients:
-            name, total = client.upstream.name, Counter(pulled_bytes=sum(client.pulled_bytes.values()))
+            name, reachability = client.upstream.name, client.connection.reachability
+            total = Counter(pulled_bytes=sum(client.connection.pulled_bytes.values()))
             for (what, _, upstream), count in counts.items():
                 total[what] += count if upstream == name else 0
             published, asked = self._published.get(name, (Counter(), 0.0))
-            if total != published or client.reachability.asked > asked:
-                self._published[name] = (total, client.reachability.asked)
+            if total != published or reachability.asked > asked:
+                self._published[name] = (total, reachability.asked)
                 new = {what: count - published[what] for what, count in total.items()}
-                self._status.add(name, client.reachability, new)
+                self._status.add(name, reachability, new)
 
     def status(self) -> dict[str, UpstreamStatus]:
         """Return the state of each upstream, as the workers of all hosts have last published it."""

@@ -172,7 +172,7 @@ class MirroredTags:
             if time.monotonic() < until:
                 return self._stale(known, remote, error)
         try:
-            if known is not None and remote.client.is_nearly_limited:
+            if known is not None and remote.client.connection.is_nearly_limited:
                 raise UpstreamLimited(retry_after_seconds=STALE_SECONDS)
             record = self._ask_once(name, tag, remote, known)
             is_new = known is None or record is None or record.digest != known.digest

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import socket
+import ssl
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -10,7 +13,7 @@ from typing import Final
 from urllib.parse import urljoin
 
 import requests
-from urllib3.exceptions import HTTPError
+from urllib3.exceptions import HTTPError, ProtocolError
 
 from docker_registry.concurrency import deadline
 from docker_registry.errors import (
@@ -43,6 +46,9 @@ _NETWORK_ERRORS: Final = (requests.RequestException, HTTPError, OSError)
 
 _CONTENT_RANGE: Final = re.compile(r"bytes ([0-9]{1,18})-[0-9]{1,18}/([0-9]{1,18})")
 _DENIED: Final = frozenset({401, 403})
+
+#: Causes of an error that are looked at.
+_MAX_CAUSES: Final = 20
 
 #: Retry-After of an upstream that names none, or names it as a date.
 _RETRY_AFTER_SECONDS: Final = 60
@@ -98,6 +104,7 @@ class UpstreamBlob:
     Attributes:
         size: bytes of the whole blob, as the upstream announces; None if it announces none.
         validator: ETag with which the rest of the same content can be requested; empty if there is none.
+        is_part: whether the upstream sends a part, and not the whole blob of which the beginning is skipped.
     """
 
     def __init__(
@@ -123,7 +130,8 @@ class UpstreamBlob:
         self.size = length_of(response)
         etag = response.headers.get("ETag", "")
         self.validator = "" if etag.startswith("W/") else etag
-        if response.status_code == PARTIAL:
+        self.is_part = response.status_code == PARTIAL
+        if self.is_part:
             match = _CONTENT_RANGE.fullmatch(response.headers.get("Content-Range", ""))
             if match is None or int(match[1]) != start:
                 response.close()
@@ -169,6 +177,36 @@ def network_errors(upstream: str) -> Iterator[None]:
         if "timed out" in str(error):
             raise UpstreamTimeout(upstream=upstream) from error
         raise UpstreamUnavailable(upstream=upstream) from error
+
+
+def cause_of(error: BaseException) -> str:
+    """Return in a few words why a request to an upstream failed, for operators; contains no URL and no secret."""
+    causes = list(_causes(error))
+    for each in causes:
+        if isinstance(each, socket.gaierror):
+            return "its name cannot be resolved"
+        if isinstance(each, ssl.SSLCertVerificationError):
+            return f"its certificate is not valid: {each.verify_message}"
+        if isinstance(each, ssl.SSLError):
+            return f"TLS failed: {(each.reason or 'no reason').replace('_', ' ').lower()}"
+        if isinstance(each, OSError) and each.errno is not None:
+            return os.strerror(each.errno).lower()
+    if any(isinstance(each, ProtocolError) for each in causes):
+        return "the connection was closed too early"
+    return error.sentence if isinstance(error, UpstreamError) else type(error).__name__
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    """Yield an error and those that caused it, as urllib3 and requests nest them."""
+    found, left = set[int](), [error]
+    while left and len(found) < _MAX_CAUSES:
+        each = left.pop(0)
+        if id(each) in found:
+            continue
+        found.add(id(each))
+        yield each
+        nested = (each.__cause__, each.__context__, getattr(each, "reason", None), *each.args)
+        left += [cause for cause in nested if isinstance(cause, BaseException)]
 
 
 def read_body(response: requests.Response, max_bytes: int, upstream: str, memory: MemoryBudget) -> bytes:

@@ -19,6 +19,9 @@ from typing import Final
 from docker_registry.drivers.base import StorageDriver, Versioned
 from docker_registry.registry import layout, stored_document
 
+#: Status of a response to a client that has sent too many requests.
+_LIMITED: Final = 429
+
 #: What is counted; sums over all workers.
 COUNTED: Final = ("requests", "hits", "misses", "pulled_bytes", "pushed_bytes")
 
@@ -34,6 +37,8 @@ class Reachability:
         reason: why it is not reachable.
         asked: when it was last asked.
         limit, remaining: pulls that it allows, and those that are left, if it announces them.
+        refused: when it last answered that it does not serve this registry; 0.0 if it never did.
+        refusal: how it did so.
     """
 
     is_reachable: bool | None = None
@@ -42,6 +47,8 @@ class Reachability:
     asked: float = 0.0
     limit: int | None = None
     remaining: int | None = None
+    refused: float = 0.0
+    refusal: str = ""
 
     def record(self, reason: str = "") -> None:
         """Record that the upstream was asked; *reason* says why it did not answer, and is empty if it did."""
@@ -49,6 +56,13 @@ class Reachability:
         if self.is_reachable is not (not reason):
             self.is_reachable, self.since = not reason, self.asked
         self.reason = reason
+
+    def record_refusal(self, status: int) -> None:
+        """Record that the upstream denied access, or has sent too many responses; *status* is that of the response."""
+        self.refused = time.time()
+        self.refusal = (
+            f"it limits pulls (status {status})" if status == _LIMITED else f"it denies access (status {status})"
+        )
 
 
 @dataclass(slots=True)
@@ -98,6 +112,8 @@ class StatusRecords:
             document = asdict(known) | (asdict(state) if state.asked > known.asked else {})
             if state.asked > known.asked and state.is_reachable == known.is_reachable:
                 document["since"] = min(state.since, known.since)
+            if known.refused > state.refused:
+                document |= {"refused": known.refused, "refusal": known.refusal}
             document |= {what: getattr(known, what) + counts.get(what, 0) for what in COUNTED}
             return json.dumps(document).encode()
 

@@ -18,8 +18,8 @@ import requests
 
 from docker_registry.errors import UpstreamDenied, UpstreamError
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.mirror.client import UpstreamClient
 from docker_registry.registry.mirror.responses import MAX_MANIFEST_BYTES, UpstreamBlob, range_headers
+from docker_registry.registry.mirror.upstream_connection import UpstreamConnection
 from docker_registry.registry.names import ImageId, ImageRepositoryName
 
 #: Longest list, or JSON of an image, that is accepted.
@@ -50,7 +50,7 @@ class ImageAnswer:
 class SourceClient:
     """Asks a registry of API V1; methods return None where it answers 404, and raise UpstreamError."""
 
-    def __init__(self, registry: UpstreamClient, index: UpstreamClient) -> None:
+    def __init__(self, registry: UpstreamConnection, index: UpstreamConnection) -> None:
         """
         Args:
             index: has the lists of images, and the search; may be *registry* itself.

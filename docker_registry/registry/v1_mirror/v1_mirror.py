@@ -13,9 +13,9 @@ from docker_registry.errors import UpstreamError
 from docker_registry.registry import layout
 from docker_registry.registry.bridge.derived_images import DerivedImages
 from docker_registry.registry.mirror.challenge import parse_challenges
-from docker_registry.registry.mirror.client import UpstreamClient
 from docker_registry.registry.mirror.transfers import Transfers
 from docker_registry.registry.mirror.upstream import Upstream
+from docker_registry.registry.mirror.upstream_connection import UpstreamConnection
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.read_only import ReadOnly
@@ -55,7 +55,7 @@ class V1Mirror:
         registry: OciRegistry,
         legacy: LegacyRegistry,
         derived: DerivedImages,
-        source: UpstreamClient,
+        source: UpstreamConnection,
         index: Upstream | None,
         transfers: Transfers,
         *,
@@ -73,7 +73,7 @@ class V1Mirror:
 
         Args:
             derived: the images that the bridge derives from API V2.
-            source: the client of the mirrored registry, which *registry* also mirrors by API V2.
+            source: the connection to the mirrored registry, which *registry* also mirrors by API V2.
             index: its index; None if it is its own.
             transfers: those of *registry*, which are closed with its mirror.
             user_agent: what it is told about this server.
@@ -89,15 +89,16 @@ class V1Mirror:
         self._read_only = read_only
         self._driver: StorageDriver = registry.driver
         self._source = source.upstream
-        self._client = source
+        self._connection = source
+        self._derived = derived
         self._is_mirrored = is_mirrored
         self._index = None
         if index is not None:
             credentials = source.credentials_for(index)
-            self._index = UpstreamClient(
+            self._index = UpstreamConnection(
                 index, credentials, memory, user_agent=user_agent, via=via, is_offline=is_offline
             )
-        records = Records(registry.driver)
+        records = Records(registry.driver, legacy.images.find_committed)
         self.stored_images = StoredImages(registry, legacy, records, now)
         self._by_v1 = MirroredImages(
             SourceClient(source, self._index or source),
@@ -141,6 +142,10 @@ class V1Mirror:
         """See :class:`~docker_registry.registry.v1.sources.V1Source`."""
         return self._choose().fetch(query)
 
+    def arriving_size(self, query: ImageQuery) -> int | None:
+        """See :class:`~docker_registry.registry.v1.sources.V1Source`."""
+        return self._choose().arriving_size(query)
+
     def layer(self, query: ImageQuery) -> Found[ServedFile] | None:
         """See :class:`~docker_registry.registry.v1.sources.V1Source`."""
         return self._choose().layer(query)
@@ -148,7 +153,7 @@ class V1Mirror:
     def pull_links(self, image_id: ImageId) -> Iterator[str]:
         """Yield the files of the store whose modification times are those of the last pull of an image."""
         yield self.stored_images.path(image_id)
-        yield from self._by_v2.links(image_id)
+        yield from self._derived.links(image_id, self._is_mirrored)
 
     def search(self, text: str, size: int) -> list[Result]:
         """Return repositories of the mirrored registry whose names contain a text; none while it cannot be asked."""
@@ -205,21 +210,21 @@ class V1Mirror:
         return protocol
 
     def _speaks_v1(self) -> bool:
-        client = self._client
-        login = client.login()
+        connection = self._connection
+        login = connection.login()
         headers = {} if login is None else {"Authorization": login}
-        response = client.send("GET", "v1/_ping", headers, {200, 400, 401, 403, 405, 410})
+        response = connection.send("GET", "v1/_ping", headers, {200, 400, 401, 403, 405, 410})
         if response is None or response.status_code != 200:
             if response is not None:
                 response.close()
             return False
         try:
-            return client.read(response, _MAX_PONG_BYTES).strip() in _PONGS
+            return connection.read(response, _MAX_PONG_BYTES).strip() in _PONGS
         except UpstreamError:
             return False
 
     def _speaks_v2(self) -> bool:
-        response = self._client.send("GET", "v2/", {}, {200, 401})
+        response = self._connection.send("GET", "v2/", {}, {200, 401})
         if response is None:
             return False
         response.close()

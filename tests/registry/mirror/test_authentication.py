@@ -99,6 +99,12 @@ class TestTokens:
         assert {200} == pull(mirrored)
         assert [f"repository:{THERE}:pull"] == hub.queries[0][0]["scope"]
 
+    def test_are_requested_for_pulls_alone(self, mirrored, upstream):
+        hub = Hub(upstream)
+        hub.scope = f',scope="repository:{THERE}:push,pull registry:catalog:* repository:other/app:push"'
+        assert {200} == pull(mirrored)
+        assert [f"repository:{THERE}:pull"] == hub.queries[0][0]["scope"]
+
     def test_are_replaced_when_they_are_rejected(self, mirrored, upstream):
         hub = Hub(upstream)
         assert 200 == mirrored.get("manifests/v1").status_code

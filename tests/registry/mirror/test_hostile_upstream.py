@@ -11,7 +11,7 @@ import pytest
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.registry import layout
 from docker_registry.registry.maintenance.store_paths import blob_digest
-from docker_registry.registry.mirror.client import PROBE_SECONDS
+from docker_registry.registry.mirror.upstream_connection import PROBE_SECONDS
 from docker_registry.registry.names import Digest
 from tests.registry.mirror.conftest import NAME, THERE, Mirrored
 from tests.registry.mirror.test_authentication import LOGIN, Hub
@@ -102,7 +102,7 @@ def test_a_hostile_upstream_does_no_harm(upstream, pulls):
             hub.add(THERE, tag, image)
         mirrored = Mirrored(driver, upstream.url, **{**LOGIN, "timeout": 1, "ttl": 0})
         with mirrored.services:
-            clock = mirrored.services.mirror._clients[0]._breaker._now = Clock()
+            clock = mirrored.services.mirror._clients[0].connection._breaker._now = Clock()
             for _ in range(pulls):
                 tag = chance.choice([*images])
                 results[pull(mirrored, tag, images[tag])] += 1

@@ -17,7 +17,7 @@ from docker_registry.http.exchange import CONTEXT, Exchange, RequestContext
 from docker_registry.registry import layout
 from docker_registry.registry.maintenance.backup import Backup
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
-from docker_registry.registry.mirror.client import PROBE_SECONDS
+from docker_registry.registry.mirror.upstream_connection import PROBE_SECONDS
 from docker_registry.registry.mirror.remotes import ABSENT_SECONDS
 from docker_registry.registry.mirror.upstream_content import WITHHELD_BYTES
 from docker_registry.registry.names import Digest

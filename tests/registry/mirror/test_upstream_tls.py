@@ -11,8 +11,9 @@ from docker_registry.errors import ConfigError
 from docker_registry.registry.mirror.upstream import parse_upstream
 from tests.registry.mirror.conftest import THERE, Mirrored
 from tests.support.certificates import Authority
+from tests.support.clients.v2 import digest_of
 from tests.support.images import make_image
-from tests.support.servers.upstream import Upstream
+from tests.support.servers.upstream import Answer, Upstream
 
 IMAGE = make_image("by TLS", layer_bytes=100)
 
@@ -76,6 +77,31 @@ class TestAnUpstreamWithTls:
         both.write_bytes(b"".join(path.read_bytes() for path in authority.issue("mirror")))
         assert 200 == status(strict, ca=authority.file, client_cert=both)
         assert 503 == status(strict, ca=authority.file)
+
+    def test_is_the_only_host_that_gets_it(self, strict, authority, folder):
+        both = folder / "client.pem"
+        both.write_bytes(b"".join(path.read_bytes() for path in authority.issue("mirror")))
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH, cafile=str(authority.file))
+        tls.verify_mode = ssl.CERT_OPTIONAL
+        tls.load_cert_chain(*authority.issue("storage"))
+        received = []
+        with Upstream(tls) as storage:
+            storage.guard = lambda path, headers: received.append(storage.peer_certificates[-1])
+            storage.contents["/blob"] = Answer(IMAGE.config)
+            location = {"Location": f"{storage.url}/blob"}
+            blob = f"{THERE}/blobs/{digest_of(IMAGE.config)}"
+            strict.contents[blob] = Answer(status=307, headers=location)
+            mirrored = Mirrored(MemoryDriver(), strict.url, ca=authority.file, client_cert=both)
+            with mirrored.services:
+                assert IMAGE.config == mirrored.get(f"blobs/{digest_of(IMAGE.config)}").data
+        assert [False] == received
+
+    def test_is_reported_if_its_certificate_is_not_valid(self, secure):
+        mirrored = Mirrored(MemoryDriver(), secure.url)
+        with mirrored.services:
+            assert 503 == mirrored.get("manifests/v1").status_code
+            reason = mirrored.services.mirror.client("up.example").connection.reachability.reason
+        assert "its certificate is not valid: unable to get local issuer certificate" == reason
 
     @pytest.mark.parametrize("content", [None, b"", b"no certificate"], ids=["missing", "empty", "other"])
     @pytest.mark.parametrize("key", ["ca", "client_cert"])

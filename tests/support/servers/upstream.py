@@ -56,6 +56,7 @@ class Upstream:
     Attributes:
         url: where it listens.
         requests: method, path and headers of each request, in order.
+        peer_certificates: whether the client of each request has shown a certificate.
         contents: responses by path below ``/v2/``, without the query; functions are called with the request's headers.
         guard: called with the path and the headers of each request first; returns a response instead of the content.
     """
@@ -66,6 +67,7 @@ class Upstream:
             tls: serve HTTPS; None serves HTTP.
         """
         self.requests: list[tuple[str, str, dict[str, str]]] = []
+        self.peer_certificates: list[bool] = []
         self.contents: dict[str, Answer | Callable[[Mapping[str, str]], Answer]] = {}
         self.guard: Callable[[str, Mapping[str, str]], Answer | None] = lambda path, headers: None
         self._connections: list[socket.socket] = []
@@ -82,6 +84,8 @@ class Upstream:
             def do_GET(self) -> None:
                 headers = {name.lower(): value for name, value in self.headers.items()}
                 upstream.requests.append((self.command, self.path, headers))
+                get_certificate = getattr(self.connection, "getpeercert", lambda **_: None)
+                upstream.peer_certificates.append(get_certificate(binary_form=True) is not None)
                 path = self.path.removeprefix("/v2/").partition("?")[0]
                 found = upstream.guard(path, headers) or upstream.contents.get(path, Answer(status=404))
                 answer = found(headers) if callable(found) else found
