@@ -13,26 +13,35 @@ removed, together with its layer::
 
 from __future__ import annotations
 
+import json
+import logging
 import time
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from dataclasses import replace
 from typing import Final
 
 from docker_registry.concurrency import KeyedLocks, check_client
 from docker_registry.drivers.base import Bytes, StorageDriver
+from docker_registry.errors import DigestInvalid
 from docker_registry.registry import store_removal
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.names import Digest
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.layer_reader import LayerReader
 from docker_registry.resources.time_slices import TimeSlices
+
+logger = logging.getLogger(__name__)
 
 #: A process that has not renewed its lease for this time is considered dead.
 _LEASE_SECONDS: Final = 10.0
 _RENEW_SECONDS: Final = 3.0
 _PAUSE_SECONDS: Final = 0.2
+
+#: Age from which a copy without a record is not being made any more.
+_UNUSED_SECONDS: Final = 3600.0
 
 #: Memory of a worker for the copies that it knows to be recorded.
 _RECORDED_BYTES: Final = 1024 * 1024
@@ -101,7 +110,18 @@ def _work(diff_id: Digest) -> str:
 class UnpackedCopies:
     """The copies that API V1 sends, with their records."""
 
-    def __init__(self, driver: StorageDriver, unpacked: UnpackedLayers, slices: TimeSlices) -> None:
+    def __init__(
+        self,
+        driver: StorageDriver,
+        unpacked: UnpackedLayers,
+        slices: TimeSlices,
+        now: Callable[[], float] = time.time,
+    ) -> None:
+        """
+        Args:
+            now: the clock, seconds since the Unix epoch.
+        """
+        self._now = now
         self._driver = driver
         self._slices = slices
         self._unpacked = unpacked
@@ -130,6 +150,36 @@ class UnpackedCopies:
             self._driver.put_content(record, b"")
         self._recorded.put(record, True)
         return replace(stored, path=path, size=size)
+
+    def adopt(self) -> None:
+        """
+        Record the copies that an earlier version made without a record, and remove those whose layers are not known.
+
+        Without that they would neither count against a limit nor be removed with their layers.
+        """
+        unrecorded = {file.path: file.modified for file in self._slices.pace(self._driver.walk(image_layout.UNPACKED))}
+        for _, diff_id in self._records():
+            unrecorded.pop(image_layout.unpacked_layer(diff_id), None)
+        if not unrecorded:
+            return
+        for layer, diff_id in self._sent_layers():
+            if image_layout.unpacked_layer(diff_id) in unrecorded and layer != diff_id:
+                self._driver.put_content(image_layout.unpacked_from(layer, diff_id), b"")
+                unrecorded.pop(image_layout.unpacked_layer(diff_id))
+        oldest = self._now() - _UNUSED_SECONDS
+        removed = sum(store_removal.remove(self._driver, path) for path, at in unrecorded.items() if at < oldest)
+        logger.info("%d uncompressed copies of layers without a record were removed", removed)
+
+    def _sent_layers(self) -> Iterator[tuple[Digest, Digest]]:
+        """Yield the stored layer of each derived image, and the digest of the bytes that clients of V1 receive."""
+        for file in self._slices.pace(self._driver.walk(image_layout.DERIVED)):
+            if not image_layout.is_derived_image(file.path):
+                continue
+            try:
+                document = json.loads(self._driver.find(file.path) or b"")
+                yield Digest.parse(document["blob"]), LayerLink.from_json(document["layer"]).digest
+            except (ValueError, KeyError, TypeError, AttributeError, DigestInvalid):
+                continue
 
     def sizes(self, layers: Collection[Digest]) -> Mapping[Digest, int]:
         """Return the bytes of the copies of some layers; layers without a copy are left out."""

@@ -83,6 +83,10 @@ class EvictableImages(Protocol):
 class LayerCopies(Protocol):
     """Uncompressed copies of layers, which are removed with their layers."""
 
+    def adopt(self) -> None:
+        """Have the copies that an earlier version made counted and removed too."""
+        ...
+
     def sizes(self, layers: Collection[Digest]) -> Mapping[Digest, int]:
         """Return the bytes of the copies of some layers."""
         ...
@@ -165,6 +169,7 @@ class Eviction:
         self._now = now
         self.images: EvictableImages | None = None
         self.copies: LayerCopies | None = None
+        self._has_adopted = False
         self._copy_sizes: Mapping[Digest, int] = {}
         self._sizes: dict[Digest, int] = {}
         self._shared: set[Digest] = set()
@@ -234,6 +239,9 @@ class Eviction:
             digest: sizes.get(digest) or self._driver.find_size(layout.blob_data(digest)) or 0
             for digest in self._slices.pace(contents)
         }
+        if self.copies is not None and not self._has_adopted:
+            self.copies.adopt()
+            self._has_adopted = True
         self._copy_sizes = {} if self.copies is None else self.copies.sizes(self._sizes)
         return contents
 

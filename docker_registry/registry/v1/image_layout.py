@@ -9,7 +9,7 @@ The storage paths of API V1, in the layout of docker-registry 0.7.1.
       layer                         the layer: a hard link to the blob if the store has links; a raw file in old trees
       _checksum                     JSON list of checksums; in very old trees a single bare string
       _inprogress                   exists while a push of this image is not finished
-      _blob                       * digests of the layer and the JSON, and properties of the layer (layer_links)
+      _blob                       * digests of the layer and the JSON, and where they came from (layer_links)
       _pending/<digest>           * the JSON of a push, until its layer has arrived
       _received/<sum>-<upload>    * a layer in an upload session that waits for its checksum
       _filelist  _changes         * cached responses of files and diff; with _refused the reason why there is none
@@ -56,6 +56,12 @@ from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName,
 IMAGES: Final = legacy_layout.IMAGES
 
 TOKEN_KEY: Final = f"{ROOT}/_v1/token-key"
+
+#: The folder of the derived images.
+DERIVED: Final = f"{ROOT}/_v1/derived"
+
+#: The folder of the uncompressed layers of API V2.
+UNPACKED: Final = f"{ROOT}/_v1/unpacked"
 
 #: The folder of the records of :func:`unpacked_from`.
 UNPACKED_FROM: Final = f"{ROOT}/_v1/unpacked-from"
@@ -136,6 +142,11 @@ def derived_image(image_id: ImageId) -> str:
     return f"{derived(image_id)}/image"
 
 
+def is_derived_image(path: str) -> bool:
+    """Return whether :func:`derived_image` can have returned a path."""
+    return path.rpartition("/")[2] == "image"
+
+
 def derived_from(image_id: ImageId, name: RepositoryName, manifest_: Digest) -> str:
     """The file that records a manifest of a repository that contains the derived image."""
     return f"{derived(image_id)}/{_FROM}{Digest.of(f'{name}@{manifest_}'.encode()).hex[:32]}"
@@ -148,7 +159,7 @@ def derived_refusal(image_id: ImageId, blob: Digest) -> str:
 
 def unpacked_layer(diff_id: Digest) -> str:
     """The file of an uncompressed layer of API V2."""
-    return f"{ROOT}/_v1/unpacked/{diff_id.algorithm}/{diff_id.hex}"
+    return f"{UNPACKED}/{diff_id.algorithm}/{diff_id.hex}"
 
 
 def unpacked_from(layer_: Digest, diff_id: Digest) -> str:

@@ -249,6 +249,10 @@ class Images:
         """Return the committed layer of an image; None when there is none, or its JSON was not *payload*."""
         return self._commits.find(image_id, payload)
 
+    def find_committed(self, image_id: ImageId) -> LayerLink | None:
+        """Return the committed layer of an image, even if its bytes are missing; None when none was committed."""
+        return self._commits.known(image_id)
+
     def find_digest(self, image_id: ImageId) -> Digest | None:
         """Return the digest of the committed layer of a pushed image; None when none was committed."""
         link = self._commits.known(image_id)

@@ -9,6 +9,8 @@ The link from a V1 image to its layer, and its fields that are computed while th
 ``json`` is the digest of the image's JSON for which the checksums are valid; a link for another JSON, written by a push
 that died, is ignored. ``rules`` identifies the limits of the inspection. If it is set, a ``diffId`` of null means that
 the layer is not an archive or exceeds a limit; if it is empty, the layer has not been inspected yet.
+``"mirrored": true`` says that the image came from a mirrored registry; it is part of the commit, so that no crash turns
+such an image into a pushed one.
 """
 
 from __future__ import annotations
@@ -53,6 +55,7 @@ class LayerLink:
         checksums: the valid checksums of the layer with this JSON, the payload checksum first.
         diff_id: the digest of the uncompressed bytes; None if it is unknown or cannot be computed.
         rules: the limits of the inspection (:attr:`LayerLimits.fingerprint`); empty if the layer was not inspected.
+        is_mirrored: whether the image came from a mirrored registry; otherwise a client pushed it.
     """
 
     digest: Digest
@@ -62,6 +65,7 @@ class LayerLink:
     checksums: tuple[str, ...]
     diff_id: Digest | None = None
     rules: str = ""
+    is_mirrored: bool = False
 
     def to_json(self) -> dict[str, Any]:
         """Return the JSON document to store."""
@@ -73,6 +77,7 @@ class LayerLink:
             "json": str(self.image_json),
             "checksums": list(self.checksums),
             "rules": self.rules,
+            **({"mirrored": True} if self.is_mirrored else {}),
         }
 
     @classmethod
@@ -92,6 +97,7 @@ class LayerLink:
                 checksums=tuple(str(checksum) for checksum in document["checksums"]),
                 diff_id=Digest.parse(document["diffId"]) if document["diffId"] else None,
                 rules=str(document.get("rules", "")),
+                is_mirrored=document.get("mirrored") is True,
             )
         except (KeyError, TypeError, AttributeError, DigestInvalid) as error:
             raise ValueError(f"not the link of a layer: {error}") from None

@@ -9,7 +9,8 @@ remaining steps of a committed image, so a crash loses nothing that was acknowle
 
 from __future__ import annotations
 
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
 
@@ -73,20 +74,6 @@ class Checksum:
     payload: str | None = None
     tarsum: str | None = None
     is_payload_decisive: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class Adopted:
-    """
-    The layer of an image of another registry, after it was received.
-
-    Attributes:
-        layer: its digest.
-        is_committed: whether it is now that of the image here; False if the image was pushed meanwhile.
-    """
-
-    layer: Digest
-    is_committed: bool
 
 
 class ResolveImage(Protocol):
@@ -178,13 +165,20 @@ class ImagePushes:
             self._staged_layers.put(image_id, upload_id, link)
 
     def put_checksum(
-        self, image_id: ImageId, checksum: Checksum, *, is_proof: bool = False, actor: Actor = ANONYMOUS_PUSH
+        self,
+        image_id: ImageId,
+        checksum: Checksum,
+        *,
+        is_proof: bool = False,
+        is_mirrored: bool = False,
+        actor: Actor = ANONYMOUS_PUSH,
     ) -> bool:
         """
         Verify the checksum of the staged layer and commit the image.
 
         Args:
             is_proof: as for :meth:`put_json`; the layer must be that of the image.
+            is_mirrored: the image comes from a mirrored registry, as its commit then says.
 
         Returns:
             Whether this call committed the image; False if a concurrent push did.
@@ -213,7 +207,7 @@ class ImagePushes:
                 return False
             if staged is None:
                 raise ChecksumMismatch(id=str(image_id))
-            if self._publish(image_id, staged, actor):
+            if self._publish(image_id, staged, actor, is_mirrored=is_mirrored):
                 self._complete(image_id)
                 self._staged_layers.discard(staged)
                 self._inspections.add(image_id)
@@ -228,10 +222,13 @@ class ImagePushes:
         body: Body,
         checksums: Collection[str],
         *,
+        before_commit: Callable[[], object],
         actor: Actor = ANONYMOUS_PUSH,
-    ) -> Adopted:
+    ) -> Digest:
         """
         Store an image of another registry, whose ancestors need not be here; nothing is stored of an invalid one.
+
+        An image that is pushed meanwhile stays as it was pushed.
 
         Args:
             payload: the image's JSON.
@@ -239,9 +236,10 @@ class ImagePushes:
             body: the layer.
             checksums: payload sums and TarSums of the layer, of which one must be right; without any, the layer must be
                 a complete archive.
+            before_commit: is called when the image is valid, just before it is committed.
 
         Returns:
-            What was received, and whether the image was committed with it.
+            The digest of the layer that was received.
 
         Raises:
             ImageInvalid: as for :meth:`put_json`.
@@ -259,11 +257,10 @@ class ImagePushes:
             raise
         self._unfinished.begin(image_id, Pending(payload, tuple(ancestry)))
         self._staged_layers.put(image_id, upload_id, link)
-        try:
-            is_committed = self.put_checksum(image_id, Checksum(payload=link.checksums[0]), actor=actor)
-        except ChecksumUnexpected:  # a push has ended meanwhile
-            is_committed = False
-        return Adopted(link.digest, is_committed)
+        before_commit()
+        with suppress(ChecksumUnexpected):  # a push of another layer has ended meanwhile
+            self.put_checksum(image_id, Checksum(payload=link.checksums[0]), is_mirrored=True, actor=actor)
+        return link.digest
 
     # ------------------------------------------------------------------------------------------------- steps
 
@@ -359,7 +356,7 @@ class ImagePushes:
         self._staged_layers.put_tarsum(staged, KnownTarSum(text, self._reader.rules))
         return text
 
-    def _publish(self, image_id: ImageId, staged: StagedLayer, actor: Actor) -> bool:
+    def _publish(self, image_id: ImageId, staged: StagedLayer, actor: Actor, *, is_mirrored: bool) -> bool:
         """Publish a staged layer and commit the image; return False if the caller must retry with the new state."""
         stored = self._commits.stored(image_id)
         if self._commits.decided(image_id) is not None:
@@ -371,7 +368,8 @@ class ImagePushes:
             # The upload session and its bytes no longer exist.
             self._staged_layers.remove_record(staged)
             return False
-        return self._commits.decide(image_id, staged.link, stored)
+        # A client and the mirror may stage equal layers, and commit either one: who commits decides, not who staged.
+        return self._commits.decide(image_id, replace(staged.link, is_mirrored=is_mirrored), stored)
 
     def _is_its_layer(self, image_id: ImageId, staged: StagedLayer) -> bool:
         """Return whether a staged layer has the bytes or a TarSum of the layer of a complete image."""

@@ -7,18 +7,20 @@ of JSON; the answer follows as it was received::
     docker/registry/v2/_mirror/_v1/repositories/library+base/tags     {"checked": 1767225600.0}
     docker/registry/v2/_mirror/_v1/repositories/library+base/images   {"checked": 1767225600.0}
     docker/registry/v2/_mirror/_v1/images/<id>     {"ancestry": ["<id>", …], "size": 1024, "checksums": ["sha256:…"]}
-    docker/registry/v2/_mirror/_v1/stored/<id>     (empty)
+    docker/registry/v2/_mirror/_v1/stored/<id>     {}
     docker/registry/v2/_mirror/_v1/removed/<id>    {"since": 1767225600.0, "layer": "sha256:…", "files": {"json": 512}}
 
-The record of an image is removed when the image itself is in the store; then an empty file says where it came from, and
-by its modification time when it was last pulled. The record of a removed image is followed by the content of its files,
-each with the stated size.
+The record of an image is removed when the image itself is in the store. The commit of the image then says where it came
+from (:attr:`LayerLink.is_mirrored`). The file below ``stored``, which is written before the commit, lists such images,
+and by its modification time says when each was last pulled; earlier versions wrote an empty one after a commit that did
+not say where the image came from. The record of a removed image is followed by the content of its files, each with the
+stated size.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, Final, Literal
 
@@ -26,12 +28,16 @@ from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import DigestInvalid, ImageUnknown, NameInvalid, PathNotFound
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName
+from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.sources import SourceImage
 
 _ROOT: Final = f"{layout.MIRROR}/_v1"
 _REPOSITORIES: Final = f"{_ROOT}/repositories"
 _STORED: Final = f"{_ROOT}/stored"
 _REMOVED: Final = f"{_ROOT}/removed"
+
+#: What a file below ``stored`` contains, unlike those of earlier versions.
+_STORED_CONTENT: Final = b"{}\n"
 
 ListKind = Literal["tags", "images"]
 
@@ -65,11 +71,37 @@ class RemovedImage:
     files: Mapping[str, bytes]
 
 
+@dataclass(frozen=True, slots=True)
+class StoredImage:
+    """
+    An image that is listed as having come from a mirrored registry.
+
+    Attributes:
+        path: the file that lists it.
+        pulled: when it was last pulled, seconds since the Unix epoch.
+        is_certain: whether it came from there whatever its commit says, because an earlier version has listed it.
+    """
+
+    image_id: ImageId
+    path: str
+    pulled: float
+    is_certain: bool
+
+    def has_commit(self, link: LayerLink | None) -> bool:
+        """Return whether a commit is that of the image as it came from the mirrored registry, not of a push."""
+        return link is not None and (self.is_certain or link.is_mirrored)
+
+
 class Records:
     """The records of a mirrored registry."""
 
-    def __init__(self, driver: StorageDriver) -> None:
+    def __init__(self, driver: StorageDriver, find_committed: Callable[[ImageId], LayerLink | None]) -> None:
+        """
+        Args:
+            find_committed: returns the committed layer of an image in the store.
+        """
         self._driver = driver
+        self._find_committed = find_committed
 
     def find_list(self, name: ImageRepositoryName, kind: ListKind) -> ListRecord | None:
         """Return a list of a repository; None if there is none, or it is damaged."""
@@ -106,8 +138,8 @@ class Records:
         store_removal.remove(self._driver, _image_path(image_id))
 
     def mark_stored(self, image_id: ImageId) -> None:
-        """Record that an image in the store came from the mirrored registry."""
-        self._driver.put_content(self.stored_path(image_id), b"")
+        """List an image that is about to be committed as one that came from the mirrored registry."""
+        self._driver.put_content(self.stored_path(image_id), _STORED_CONTENT)
 
     def forget_stored(self, image_id: ImageId) -> None:
         """Remove what :meth:`mark_stored` recorded."""
@@ -115,14 +147,22 @@ class Records:
 
     def is_stored(self, image_id: ImageId) -> bool:
         """Return whether an image in the store came from the mirrored registry."""
-        return self._driver.exists(self.stored_path(image_id))
+        listed = self.find_stored(image_id)
+        return listed is not None and listed.has_commit(self._find_committed(image_id))
 
-    def stored(self) -> Iterator[tuple[ImageId, Stat]]:
-        """Yield the images in the store that came from the mirrored registry, and the files that say so."""
+    def find_stored(self, image_id: ImageId) -> StoredImage | None:
+        """Return an image that is listed as having come from the mirrored registry; None if it is not."""
+        try:
+            return _stored_image(image_id, self._driver.stat(self.stored_path(image_id)))
+        except PathNotFound:
+            return None
+
+    def stored(self) -> Iterator[StoredImage]:
+        """Yield the images that are listed as having come from the mirrored registry."""
         for file in self._driver.walk(_STORED):
             image_id = _parse_id(file.path)
             if image_id is not None:
-                yield image_id, file
+                yield _stored_image(image_id, file)
 
     def stored_path(self, image_id: ImageId) -> str:
         """Return the path of the file that says that an image came from the mirrored registry."""
@@ -181,6 +221,10 @@ class Records:
 
     def _write(self, path: str, head: dict[str, Any], payload: bytes) -> None:
         self._driver.put_content(path, json.dumps(head).encode() + b"\n" + payload)
+
+
+def _stored_image(image_id: ImageId, file: Stat) -> StoredImage:
+    return StoredImage(image_id, file.path, file.modified, is_certain=not file.size)
 
 
 def _repository(name: ImageRepositoryName) -> str:

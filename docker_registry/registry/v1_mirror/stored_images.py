@@ -13,10 +13,11 @@ import json
 import logging
 import time
 from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import replace
 from typing import Final
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
-from docker_registry.errors import PathNotFound, PreconditionFailed
+from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound, PreconditionFailed
 from docker_registry.registry import legacy_layout, store_removal
 from docker_registry.registry.actor import Actor
 from docker_registry.registry.bounded_cache import BoundedCache
@@ -26,14 +27,18 @@ from docker_registry.registry.mirror.purging import Purged
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 from docker_registry.registry.v1_mirror import answers
-from docker_registry.registry.v1_mirror.records import Records, RemovedImage
+from docker_registry.registry.v1_mirror.records import Records, RemovedImage, StoredImage
 
 logger = logging.getLogger(__name__)
 
 #: Time after which the requests that had found an image have ended; less than until Reclamation removes bytes.
 SETTLE_SECONDS: Final = 120.0
+
+#: Time after which a push or fetch that has committed its image, but did not end, is completed.
+_ABANDONED_SECONDS: Final = 3600.0
 
 #: Memory for the parents of pushed images, which are read one by one.
 _PARENTS_BYTES: Final = 8 * 1024 * 1024
@@ -71,11 +76,11 @@ class StoredImages:
     def all(self) -> Iterator[EvictableImage]:
         """Yield all images."""
         layers = {}
-        for image_id, record in self._slices.pace(self._records.stored()):
-            layer = self._layers.get(image_id) or self._legacy.images.find_digest(image_id)
+        for listed in self._slices.pace(self._records.stored()):
+            layer = self._layers.get(listed.image_id) or self._find_layer(listed)
             if layer is not None:
-                layers[image_id] = layer
-                yield EvictableImage(image_id, layer, record.path, record.modified)
+                layers[listed.image_id] = layer
+                yield EvictableImage(listed.image_id, layer, listed.path, listed.pulled)
         self._layers = layers
 
     def path(self, image_id: ImageId) -> str:
@@ -88,17 +93,18 @@ class StoredImages:
 
         Reads the names of the files of all images, and the tags and lists of all repositories of API V1.
         """
-        mirrored = {str(image_id) for image_id, _ in self._slices.pace(self._records.stored())}.union(ids)
+        listed = self._slices.pace(self._records.stored())
+        mirrored = {str(each.image_id) for each in listed if not self._is_pushed(each)}.union(ids)
         found = {text for text in self._slices.pace(self._named_by_pushes(mirrored)) if text in mirrored}
         for text in self._slices.pace(list(found)):
             found.update(self._ancestry(ImageId(text)))
         return found.intersection(ids)
 
     def evict(self, image: EvictableImage, *, actor: Actor) -> bool:
-        """Remove an image; return False if it is being pushed or fetched, or was removed by another process."""
+        """Remove an image; return False if it is being fetched, was pushed, or was removed by another process."""
         image_id = image.image_id
         folder, link = image_layout.image(image_id), image_layout.blob_link(image_id)
-        if self._driver.exists(image_layout.in_progress(image_id)):
+        if not self._is_finished(image_id):
             return False
         others = (image_layout.ancestry(image_id), image_layout.image_json(image_id), image_layout.checksum(image_id))
         # The link is read last and removed first: as long as it is there, the other files are too.
@@ -106,9 +112,13 @@ class StoredImages:
         files = {name: content for name, content in contents.items() if content is not None}
         if len(files) < len(contents):
             return False
+        listed, committed = self._records.find_stored(image_id), files[link.removeprefix(f"{folder}/")]
+        layer = _read_link(committed)
+        if listed is None or layer is None or not listed.has_commit(layer):  # pushed since the images were listed
+            return False
+        files[link.removeprefix(f"{folder}/")] = replace(layer, is_mirrored=True).dump()
         self._removed.add(image.layer)
         self._records.put_removed(image_id, RemovedImage(self._now(), image.layer, files))
-        committed = files[link.removeprefix(f"{folder}/")]
         if store_removal.take_if(self._driver, link, lambda content: content == committed) is None:
             return False
         self._discard_files(image_id)
@@ -155,13 +165,39 @@ class StoredImages:
 
     # ------------------------------------------------------------------------------------------------- steps
 
+    def _find_layer(self, listed: StoredImage) -> Digest | None:
+        """Return the layer of an image; None if the image is not in the store, or a client has pushed it."""
+        link = self._legacy.images.find_committed(listed.image_id)
+        return link.digest if link is not None and listed.has_commit(link) else None
+
+    def _is_finished(self, image_id: ImageId) -> bool:
+        """Return whether no push or fetch of an image is in progress, after completing one whose process has died."""
+        try:
+            since = self._driver.stat(image_layout.in_progress(image_id)).modified
+            if self._now() - since < _ABANDONED_SECONDS:
+                return False
+            self._legacy.images.check(image_id, principal=None)
+        except PathNotFound:
+            return True
+        except (ImageUnknown, ImageUnfinished):
+            return False
+        return not self._driver.exists(image_layout.in_progress(image_id))
+
+    def _is_pushed(self, listed: StoredImage) -> bool:
+        """Return whether a client has pushed an image that is listed because it was being fetched meanwhile."""
+        if listed.is_certain or listed.image_id in self._layers:
+            return False
+        link = self._legacy.images.find_committed(listed.image_id)
+        return link is not None and not listed.has_commit(link)
+
     def _named_by_pushes(self, mirrored: Collection[str]) -> Iterator[str]:
         """Yield the images that tags, lists, images that are not *mirrored*, and pushes in progress name."""
+        fetched = {str(image_id) for image_id in self._layers}  # a process may have died before it ended the fetch
         for file in self._driver.walk(legacy_layout.IMAGES):
             text, _, name = file.path.removeprefix(f"{legacy_layout.IMAGES}/").partition("/")
             if name == "ancestry" and text not in mirrored:
                 yield self._parent(file.path, file.modified)
-            elif name.startswith("_pending/"):
+            elif name.startswith("_pending/") and text not in fetched:
                 yield from _read_ids((self._driver.find(file.path) or b"").partition(b"\n")[0])
         repositories, tags = self._legacy.image_repositories, self._legacy.tag_files
         for repository in repositories.names():
@@ -223,6 +259,14 @@ class StoredImages:
                     self._driver.put_content(path, content, if_match=condition)
             except PreconditionFailed:
                 continue
+
+
+def _read_link(content: bytes) -> LayerLink | None:
+    """Return the layer in a commit; None if the commit is damaged."""
+    try:
+        return LayerLink.parse(content)
+    except ValueError:
+        return None
 
 
 def _read_ids(content: bytes) -> list[str]:

@@ -10,6 +10,7 @@ from docker_registry.config.sections import Auth, Mirroring
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.services import build
 from tests.support import v1_trees
+from tests.support.interleaving import copied
 from tests.support.registries import closing_services
 from tests.support.servers.upstream import Answer, Upstream
 from tests.support.servers.v1_source import serve_tree
@@ -55,6 +56,19 @@ class Mirrored:
         """The paths of all files in the store that hold images, blobs or uploads."""
         folders = ("images", "docker/registry/v2/blobs", "docker/registry/v2/_uploads")
         return [each.path for folder in folders for each in self.driver.walk(folder)]
+
+
+class Recording(MemoryDriver):
+    """A store that remembers its contents after each write, which is what a process that dies then leaves."""
+
+    def __init__(self):
+        super().__init__()
+        self.states = []
+
+    def put_content(self, *arguments, **options):
+        result = super().put_content(*arguments, **options)
+        self.states.append(copied(self))
+        return result
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from docker_registry.registry.reclamation import MOVE_SECONDS, REMOVE_SECONDS
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1_mirror.stored_images import SETTLE_SECONDS
 from tests.registry.mirror.test_eviction import exchange, follow
-from tests.registry.v1_mirror.conftest import Mirrored
+from tests.registry.v1_mirror.conftest import Mirrored, Recording
 from tests.registry.v1_mirror.test_bridged_images import serve_tags
 from tests.registry.v1_mirror.test_mirrored_images import serve
 from tests.support import v1_images
@@ -253,6 +253,32 @@ class TestAProcessThatDiesDuringAnEviction:
         assert deaths > 5
 
 
+class TestAProcessThatDiesWhileItStoresAnImage:
+    def test_leaves_no_image_that_is_never_evicted(self, source):
+        driver = Recording()
+        with closing_services(partial(Evicting, url=source.url, max_bytes=1)) as open_mirror:
+            open_mirror(driver).pull("acme/base")
+            committed = [state for state in driver.states if state.exists(f"images/{BASE.text}/_blob")]
+            assert len(committed) > 3
+            for state in committed:
+                assert 1 == open_mirror(state).evict(A_DAY).blobs
+                # A layer that waited for its checksum is purged as an abandoned upload.
+                assert [] == [file.path for file in state.walk("images") if "/_received/" not in file.path]
+
+    def test_leaves_no_image_that_is_evicted_after_it_was_pushed(self, source):
+        """The process has listed the image, but not committed it."""
+        driver = Recording()
+        stored = f"{layout.MIRROR}/_v1/stored/{BASE.text}"
+        with closing_services(partial(Evicting, url=source.url, max_bytes=1)) as open_mirror:
+            open_mirror(driver).pull("acme/base")
+            state = next(state for state in driver.states if state.exists(stored))
+            assert not state.exists(f"images/{BASE.text}/_blob")
+            later = open_mirror(state)
+            v1_images.push(later.services.require_legacy(), BASE)
+            assert 0 == later.evict(A_DAY).blobs
+            assert BASE.layer == b"".join(later.services.require_legacy().images.find_layer(BASE.id)[1].read())
+
+
 class TestAnImageOfAV2Source:
     def test_stays_while_it_is_pulled_by_v1(self, v2_source, evicting):
         index = make_index("evicted bridged")
@@ -268,6 +294,25 @@ class TestAnImageOfAV2Source:
         v2_source.stop()
         assert pulled == mirror.pull("library/app")
         assert len({index.digest, *index.images[0].contents}) == mirror.evict(A_DAY).blobs
+
+    def test_has_copies_of_an_earlier_version_evicted(self, v2_source, evicting):
+        """Which had no record of the layer of a copy."""
+        plain = make_tar({"file": bytes(9000)})
+        config = {"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": [digest_of(plain)]}}
+        image = Image("amd64", encoded(config), (zstd.compress(plain),))
+        v2_source.add("library/app", "latest", image)
+        serve_tags(v2_source, "latest")
+        mirror = evicting(url=v2_source.url, max_bytes=1)
+        mirror.pull("library/app")
+        copy, unknown = (image_layout.unpacked_layer(Digest.of(each)) for each in (plain, b"of an unknown layer"))
+        mirror.driver.put_content(unknown, b"of an unknown layer")
+        assert mirror.driver.discard(image_layout.UNPACKED_FROM)
+        mirror.services.mirror.eviction.copies._now = mirror.clock
+        evicted = mirror.evict(A_DAY)
+        assert sum(map(len, (*image.contents.values(), plain))) == evicted.size
+        assert [True, False] == [mirror.driver.exists(path) for path in (copy, unknown)]
+        mirror.reclaim()
+        assert [] == [path for folder in ("unpacked", "unpacked-from") for path in mirror.driver.walk(f"{V1}/{folder}")]
 
     def test_counts_with_its_uncompressed_copies_and_takes_them_along(self, v2_source, evicting):
         plain = [make_tar({"file": bytes(9000 + number)}) for number in range(2)]
