@@ -7,8 +7,8 @@ The last bytes are withheld from clients until it is verified, so no client rece
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator
-from contextlib import closing
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import AbstractContextManager
 from typing import BinaryIO, Final
 
 from gevent.event import Event
@@ -62,8 +62,9 @@ class ArrivingContent(ABC):
         return self.is_published or self.is_abandoned or self.error is not None
 
     def is_far_from(self, offset: int) -> bool:
-        """Return whether it will take a while until the byte at an offset has arrived."""
-        return not self.is_over and offset > self._pieces.end + NEAR_BYTES
+        """Return whether the byte at an offset will take a while to arrive, and may be requested by itself."""
+        # Without a digest the client could not verify the bytes, which are not those that will be stored.
+        return self.content.has_digest and not self.is_over and offset > self._pieces.end + NEAR_BYTES
 
     def wait(self) -> None:
         """
@@ -142,15 +143,24 @@ class ArrivingFile:
 
     path = ""
 
-    def __init__(self, arriving: ArrivingContent, size: int, continued: Callable[[], ServedFile]) -> None:
+    def __init__(
+        self,
+        arriving: ArrivingContent,
+        size: int,
+        continued: Callable[[], ServedFile],
+        receive_part: Callable[[int, int], AbstractContextManager[Iterable[bytes]]],
+    ) -> None:
         """
         Args:
             size: bytes of the content.
             continued: returns the file to read instead when the transfer was abandoned.
+            receive_part: requests a part from the upstream by itself, from an offset to another; its context is left
+                when the part is not read any more. Yields no bytes if too many parts are being received.
         """
         self.size = size
         self._arriving = arriving
         self._continued = continued
+        self._receive_part = receive_part
 
     def open(self) -> BinaryIO | None:
         """Return None: there is no file yet."""
@@ -188,9 +198,13 @@ class ArrivingFile:
     def _segments(self, offset: int, end: int, *, as_files: bool) -> Iterator[Segment]:
         released_end = min(end, self.size - WITHHELD_BYTES)
         if self._arriving.is_far_from(offset) and offset < released_end:
-            for part in self._part(offset, released_end):
-                offset += len(part)
-                yield part
+            with self._receive_part(offset, released_end) as blocks:
+                for block in blocks:
+                    part = block[: released_end - offset]
+                    offset += len(part)
+                    yield part
+                    if offset == released_end:
+                        break
         for segment in self._arriving.segments(offset, end, as_files=as_files):
             offset += len(segment) if isinstance(segment, bytes) else segment.length
             yield segment
@@ -200,20 +214,6 @@ class ArrivingFile:
                 raise changed(self._arriving.content)
             segments = file.segments(offset, end - offset) if as_files else None
             yield from file.read(offset, end - offset) if segments is None else segments
-
-    def _part(self, offset: int, end: int) -> Iterator[bytes]:
-        """Yield a part that is requested from the upstream by itself."""
-        content = self._arriving.content
-        stream = content.open_part(offset, end)
-        if stream is None:
-            raise changed(content)
-        with closing(stream):
-            for block in stream.blocks():
-                part = block[: end - offset]
-                offset += len(part)
-                yield part
-                if offset == end:
-                    return
 
 
 def changed(content: UpstreamContent) -> UpstreamError:

@@ -3,7 +3,8 @@ Pieces: the bytes of a transfer, the last ones in memory, all before them in the
 
 Each piece is a file named by the offset of its first byte, so that other processes can follow the transfer::
 
-    docker/registry/v2/_transfers/<id>/size      bytes of the blob
+    docker/registry/v2/_transfers/<id>/size      bytes of the content
+    docker/registry/v2/_transfers/<id>/etag      its ETag at the upstream, if its name is not its digest
     docker/registry/v2/_transfers/<id>/0
     docker/registry/v2/_transfers/<id>/65536
 """
@@ -150,9 +151,12 @@ class Pieces(StoredPieces):
         """The number of bytes received."""
         return self._stored_end + len(self._tail)
 
-    def append(self, block: bytes) -> bool:
-        """Add received bytes; return whether a piece was stored."""
+    def append(self, block: bytes) -> None:
+        """Add received bytes, which stay in memory until :meth:`store`."""
         self._tail += block
+
+    def store(self) -> bool:
+        """Store the bytes that are in memory if they are enough for a piece, or old; return whether they were."""
         is_piece = len(self._tail) >= min(max(FIRST_PIECE_BYTES, self._stored_end), POOL.block_bytes)
         if not is_piece and self._now() < self._written_at + PIECE_SECONDS:
             return False
@@ -181,6 +185,14 @@ class Pieces(StoredPieces):
     def announce_size(self, size: int) -> None:
         """Tell other processes the size of the blob, bytes."""
         self._scratch.put_content(f"{self._folder}/size", str(size).encode())
+
+    def put_validator(self, validator: str) -> None:
+        """Keep the ETag of the content, for a process that continues the transfer."""
+        self._scratch.put_content(f"{self._folder}/etag", validator.encode("latin-1", "replace"))
+
+    def find_validator(self) -> str:
+        """Return the ETag that an earlier transfer has kept; empty if there is none."""
+        return (self._scratch.find(f"{self._folder}/etag") or b"").decode("latin-1")
 
     def discard(self) -> None:
         """Remove the pieces from the store."""

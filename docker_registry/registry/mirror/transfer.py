@@ -12,6 +12,7 @@ budget among all transfers of the worker.
 from __future__ import annotations
 
 import logging
+import time
 from collections.abc import Callable
 from itertools import count
 from typing import Final
@@ -30,12 +31,17 @@ from docker_registry.registry.buffer_pool import POOL
 from docker_registry.registry.ingest import BlockBody
 from docker_registry.registry.mirror.arriving_content import ArrivingContent, changed
 from docker_registry.registry.mirror.pieces import Pieces
+from docker_registry.registry.mirror.responses import cause_of
 from docker_registry.registry.mirror.upstream_content import ByteStream, UpstreamContent
 
 logger = logging.getLogger(__name__)
 
 #: Attempts to receive the rest of a blob after a broken connection.
 MAX_RESUMES: Final = 3
+
+#: An upstream that sends less than this on average during this time counts as one that sends nothing.
+MIN_BYTES_PER_SECOND: Final = 1024
+PROGRESS_SECONDS: Final = 60.0
 
 
 class Transfer(ArrivingContent):
@@ -56,7 +62,7 @@ class Transfer(ArrivingContent):
         self._stream = stream
         self._validator = stream.validator
         self._is_owner = is_owner
-        self._is_complete = False
+        self._is_complete = self._has_announced_size = False
         self._failure: RegistryError | None = None  # why not all bytes could be received
         self._greenlets: list[gevent.Greenlet[..., None]] = []
 
@@ -110,15 +116,22 @@ class Transfer(ArrivingContent):
                         self._receive_stream()
                         break
                     except (UpstreamUnavailable, UpstreamTimeout) as error:
-                        if resumes == MAX_RESUMES:
+                        if resumes == MAX_RESUMES or not self.content.may_continue(self._validator):
                             raise
-                        logger.info("%s: resumed at byte %d after: %s", self.content, self._pieces.end, error)
+                        logger.info(
+                            "%s of %s: resumed at byte %d after: %s",
+                            self.content, self.content.upstream.name, self._pieces.end, cause_of(error),
+                        )  # fmt: skip
                         self._resume()
             if self.size is None:
                 self.size = self._pieces.end
             self._is_complete = True
         except RegistryError as error:
             self._failure = error
+            logger.warning(
+                "the transfer of %s from %s failed at byte %d: %s",
+                self.content, self.content.upstream.name, self._pieces.end, cause_of(error),
+            )  # fmt: skip
         except Exception:
             logger.exception("the transfer of %s failed", self.content)
             self._failure = UpstreamError()
@@ -127,23 +140,40 @@ class Transfer(ArrivingContent):
             self._announce()
 
     def _receive_stream(self) -> None:
-        is_first = True
+        progress, is_first = Progress(), True
         for block in self._stream.blocks():
+            progress.add(len(block))
             if self.size is not None and self._pieces.end + len(block) > self.size:
                 raise UpstreamError("The upstream registry sent more than it announced.", **self.content.detail)
-            if self._pieces.append(block) or is_first:
+            self._pieces.append(block)
+            if is_first:  # clients of this process receive it while the size and the first piece are stored
                 self._announce()
-            is_first = False
+                self._announce_size()
+                is_first = False
+            if self._pieces.store():
+                self._announce()
+
+    def _announce_size(self) -> None:
+        """Tell other processes the size, and how a transfer of content without a digest can be continued."""
+        if self._validator and not self.content.has_digest:
+            self._pieces.put_validator(self._validator)
+        if self.size is not None and not self._has_announced_size:
+            self._pieces.announce_size(self.size)
+        self._has_announced_size = True
 
     def _resume(self) -> None:
         self._stream.close()
         stream = self.content.open_part(self._pieces.end, validator=self._validator)
-        if stream is not None and self.size is not None and stream.size not in (None, self.size):
+        if stream is not None and not self._has_rest(stream):
             stream.close()
             stream = None
         if stream is None:
             raise changed(self.content)
         self._stream = stream
+
+    def _has_rest(self, stream: ByteStream) -> bool:
+        has_size = self.size is None or stream.size in (None, self.size)
+        return has_size and self.content.is_continued_by(stream, self._validator)
 
     def _store(self, receiver: gevent.Greenlet[..., None], on_end: Callable[[], object]) -> None:
         failure: RegistryError | None = None
@@ -160,6 +190,8 @@ class Transfer(ArrivingContent):
         except RegistryError as error:
             self.is_published = self._is_stored()  # perhaps by a process that has taken over the transfer
             failure = None if self.is_published else error
+            if failure is not None and failure is not self._failure:
+                logger.warning("%s of an upstream could not be stored: %s", self.content, error)
         except Exception:
             logger.exception("%s could not be stored", self.content)
             failure = UpstreamError()
@@ -184,6 +216,34 @@ class Transfer(ArrivingContent):
             return self._is_owner()
         except RegistryError:
             return True
+
+
+class Progress:
+    """Checks that an upstream does not occupy a connection for ever by sending a few bytes now and then."""
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            now: the clock, seconds.
+        """
+        self._now = now
+        self._since = now()
+        self._received = 0
+
+    def add(self, size: int) -> None:
+        """
+        Count received bytes.
+
+        Raises:
+            UpstreamTimeout: there were too few in the last :data:`PROGRESS_SECONDS`.
+        """
+        self._received += size
+        now = self._now()
+        if now < self._since + PROGRESS_SECONDS:
+            return
+        if self._received < MIN_BYTES_PER_SECOND * (now - self._since):
+            raise UpstreamTimeout("The upstream registry sends too slowly.")
+        self._since, self._received = now, 0
 
 
 class TransferBody(BlockBody):

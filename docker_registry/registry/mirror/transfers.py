@@ -9,8 +9,8 @@ from __future__ import annotations
 
 import secrets
 import time
-from collections.abc import Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -23,7 +23,7 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import StorageError, UpstreamError, UpstreamUnavailable
 from docker_registry.registry import layout
 from docker_registry.registry.leases import Leases
-from docker_registry.registry.mirror.arriving_content import ArrivingContent, ArrivingFile
+from docker_registry.registry.mirror.arriving_content import ArrivingContent, ArrivingFile, changed
 from docker_registry.registry.mirror.followed_transfer import POLL_SECONDS, FollowedTransfer
 from docker_registry.registry.mirror.pieces import Pieces, announced_size
 from docker_registry.registry.mirror.transfer import Transfer
@@ -68,6 +68,7 @@ class Transfers:
         self._locks = KeyedLocks()
         self._arriving: dict[str, ArrivingContent] = {}
         self._slots: dict[str, BoundedSemaphore] = {}
+        self._part_slots: dict[str, BoundedSemaphore] = {}
 
     def open(self, content: UpstreamContent) -> Opened | None:
         """
@@ -90,7 +91,10 @@ class Transfers:
         if arriving.size is None:  # a response needs the length
             arriving.wait()
             return Opened(content.get(), is_new) if arriving.is_published else self.open(content)
-        return Opened(ArrivingFile(arriving, arriving.size, lambda: self._continued(content)), is_new)
+        file = ArrivingFile(
+            arriving, arriving.size, partial(self._continued, content), partial(self._receive_extra_part, content)
+        )
+        return Opened(file, is_new)
 
     def wait(self, content: UpstreamContent) -> bool:
         """
@@ -132,12 +136,13 @@ class Transfers:
         for arriving in list(self._arriving.values()):
             arriving.stop()
 
-    def purge(self, ttl_seconds: float) -> int:
+    def purge(self, ttl_seconds: float, is_stopped: Callable[[], bool] = lambda: False) -> int:
         """
         Remove the pieces of transfers that no process continues.
 
         Args:
             ttl_seconds: minimum time since the last change of a transfer.
+            is_stopped: nothing more is removed when this returns True.
 
         Returns:
             The number of removed transfers.
@@ -147,7 +152,7 @@ class Transfers:
             folder = piece.path.rpartition("/")[0]
             newest[folder] = max(newest.get(folder, 0), piece.modified)
         abandoned = [folder for folder, modified in newest.items() if modified < oldest]
-        return sum(self._driver.scratch.discard(folder) for folder in abandoned)
+        return sum(self._driver.scratch.discard(folder) for folder in abandoned if not is_stopped())
 
     # ------------------------------------------------------------------------------------------------- steps
 
@@ -161,19 +166,30 @@ class Transfers:
         Raises:
             ClientLeft: the client disconnected before the size was known.
         """
-        pause = POLL_SECONDS
         while True:
             stored = content.find()
             if stored is not None:
                 return stored
             if self._extend(content.work):
                 return None
-            size = announced_size(self._driver, content.work)
+            size = self._wait_for_size(content.work)
             if size is not None:
                 return self._follow(content, size)
-            gevent.sleep(pause)
+
+    def _wait_for_size(self, work: str) -> int | None:
+        """
+        Wait for a moment until another process announces the size of what it receives; return None if it does not.
+
+        This is what clients wait for until their first byte, so it is looked for more often than for all else.
+
+        Raises:
+            ClientLeft: the client disconnected meanwhile.
+        """
+        until = time.monotonic() + _MAX_POLL_SECONDS
+        while (size := announced_size(self._driver, work)) is None and time.monotonic() < until:
+            gevent.sleep(POLL_SECONDS)
             check_client()
-            pause = min(pause * 1.5, _MAX_POLL_SECONDS)
+        return size
 
     def _follow(self, content: UpstreamContent, size: int) -> FollowedTransfer:
         followed = FollowedTransfer(self._driver, self._leases, content, size)
@@ -197,8 +213,6 @@ class Transfers:
             pieces, stream = self._open_stream(content)
             if stream is None:
                 return None
-            if stream.size is not None:
-                pieces.announce_size(stream.size)
             self._arriving[work] = transfer = Transfer(content, stream, pieces, partial(self._extend, work))
             transfer.start(held.pop_all().close)
         return transfer
@@ -223,16 +237,46 @@ class Transfers:
         pieces = Pieces(self._driver, transfer_id)
         if not pieces.find_all():
             return pieces, content.open(0)
-        size = announced_size(self._driver, transfer_id)
-        if size is None or pieces.end < size:
+        size, validator = announced_size(self._driver, transfer_id), pieces.find_validator()
+        if content.may_continue(validator) and (size is None or pieces.end < size):
             try:
-                return pieces, content.open(pieces.end)
+                stream = content.open(pieces.end, validator)
             except UpstreamError as error:
                 if error.detail.get("status") != _RANGE_NOT_SATISFIABLE:
                     raise
-        # No byte is left that could be requested after the pieces.
+            else:
+                has_size = stream is None or size is None or stream.size in (None, size)
+                if stream is None or (has_size and content.is_continued_by(stream, validator)):
+                    return pieces, stream
+                stream.close()
+        # No byte is left that could be requested after the pieces, or they may be those of other content.
         pieces.discard()
         return Pieces(self._driver, transfer_id), content.open(0)
+
+    @contextmanager
+    def _receive_extra_part(self, content: UpstreamContent, start: int, end: int) -> Iterator[Iterable[bytes]]:
+        """
+        Receive bytes of a content that is being received anyway, for a client that would have to wait for them.
+
+        Yields no bytes if as many parts are being received as transfers are allowed: clients that read slowly must not
+        use up the connections.
+
+        Raises:
+            UpstreamError: as for :meth:`receive_part`.
+        """
+        upstream = content.upstream
+        slots = self._part_slots.setdefault(upstream.name, BoundedSemaphore(upstream.max_connections))
+        if not slots.acquire(blocking=False):
+            yield ()
+            return
+        try:
+            stream = content.open_part(start, end)
+            if stream is None:
+                raise changed(content)
+            with closing(stream):
+                yield stream.blocks()
+        finally:
+            slots.release()
 
     @contextmanager
     def _slot(self, upstream: Upstream) -> Iterator[None]:

@@ -21,10 +21,12 @@ class ByteStream(Protocol):
     Attributes:
         size: bytes of the whole content, as the upstream announces; None if it announces none.
         validator: ETag with which the rest of the same content can be requested; empty if there is none.
+        is_part: whether the upstream sends a part, and not the whole content of which the beginning is skipped.
     """
 
     size: int | None
     validator: str
+    is_part: bool
 
     def blocks(self) -> Iterator[bytes]:
         """Yield the bytes as they arrive."""
@@ -41,15 +43,43 @@ class UpstreamContent(ABC):
         upstream: has it.
         work: identifies it among all content of this registry: name of a lease and of a folder.
         detail: identifies it in errors and messages.
+        has_digest: whether its name is its digest, so that clients can verify it, and bytes of other content in it are
+            always noticed.
+        is_verifiable: whether bytes of other content in it are noticed at least before it is stored.
     """
 
-    def __init__(self, upstream: Upstream, work: str, detail: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        upstream: Upstream,
+        work: str,
+        detail: Mapping[str, str],
+        *,
+        has_digest: bool = True,
+        is_verifiable: bool = True,
+    ) -> None:
         self.upstream = upstream
         self.work = work
         self.detail = detail
+        self.has_digest = has_digest
+        self.is_verifiable = is_verifiable
 
     def __str__(self) -> str:
         return " ".join(f"{key} {value}" for key, value in self.detail.items())
+
+    def may_continue(self, validator: str) -> bool:
+        """
+        Return whether bytes that are requested now may be appended to those that came earlier.
+
+        Args:
+            validator: of the stream that brought the earlier bytes; empty if there is none.
+        """
+        return self.is_verifiable or bool(validator)
+
+    def is_continued_by(self, stream: ByteStream, validator: str) -> bool:
+        """Return whether a stream has the rest of the bytes that came earlier, with a *validator* or none."""
+        if self.has_digest or not validator or stream.validator == validator:
+            return True
+        return self.is_verifiable and stream.is_part and not stream.validator
 
     @abstractmethod
     def find(self) -> ServedFile | None:
@@ -69,9 +99,13 @@ class UpstreamContent(ABC):
         """Return the content, which is in the store."""
 
     @abstractmethod
-    def open(self, start: int) -> ByteStream | None:
+    def open(self, start: int, validator: str = "") -> ByteStream | None:
         """
         Begin to receive the content at an offset; None if the upstream does not have it.
+
+        Args:
+            start: offset of the first byte.
+            validator: of the stream that brought the bytes before *start*; empty if there is none.
 
         Raises:
             UpstreamError: the upstream cannot be asked, or what is received could not be stored.

@@ -154,6 +154,10 @@ class MirroredImages:
         found = self.image(query)
         return found is not None and self._transfers.wait(self._layer(query, found.value))
 
+    def arriving_size(self, query: ImageQuery) -> None:  # noqa: ARG002
+        """Return None: the registry states the size with the image, or not at all."""
+        return
+
     def layer(self, query: ImageQuery) -> Found[ServedFile] | None:
         """
         Return the layer of an image, served while it is received; None when the registry does not have it.

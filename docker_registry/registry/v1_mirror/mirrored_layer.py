@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from functools import partial
 
 from docker_registry.errors import ImageInvalid, SizeInvalid, UpstreamError
 from docker_registry.registry.ingest import Body
@@ -41,9 +42,12 @@ class MirroredLayer(UpstreamContent):
             check: raises UpstreamUnavailable if nothing may be fetched.
         """
         image_id = query.image_id
-        # The source chooses the id, so it is hashed: else the work could be that of a blob or of another image.
-        work = f"mirror-{Digest.of(f'image {image_id}'.encode()).hex[:40]}"
-        super().__init__(client.upstream, work, {"id": str(image_id)})
+        # The source chooses the id, so it is hashed: else the work could be that of a blob or of another image. All
+        # that is known of the layer is part of it, so that an abandoned transfer of another one is not continued.
+        known = ("image", image_id, client.upstream.url, Digest.of(image.payload), image.size, *image.checksums)
+        work = f"mirror-{Digest.of(' '.join(map(str, known)).encode()).hex[:40]}"
+        detail = {"id": str(image_id)}
+        super().__init__(client.upstream, work, detail, has_digest=False, is_verifiable=bool(image.checksums))
         self._client = client
         self._records = records
         self._images = images
@@ -64,10 +68,10 @@ class MirroredLayer(UpstreamContent):
         """See :class:`UpstreamContent`."""
         return self._images.find_layer(self._query.image_id, principal=None)[1]
 
-    def open(self, start: int) -> UpstreamBlob | None:
+    def open(self, start: int, validator: str = "") -> UpstreamBlob | None:
         """See :class:`UpstreamContent`."""
         self._check()
-        stream = self.open_part(start)
+        stream = self.open_part(start, validator=validator)
         if stream is None or self._image.size is None:
             return stream
         if stream.size not in (None, self._image.size):
@@ -84,15 +88,23 @@ class MirroredLayer(UpstreamContent):
         """See :class:`UpstreamContent`."""
         image_id, image = self._query.image_id, self._image
         try:
-            adopted = self._pushes.adopt(image_id, image.payload, image.ancestry, body, image.checksums, actor=MIRROR)
+            layer = self._pushes.adopt(
+                image_id,
+                image.payload,
+                image.ancestry,
+                body,
+                image.checksums,
+                before_commit=partial(self._records.mark_stored, image_id),
+                actor=MIRROR,
+            )
         except (ImageInvalid, SizeInvalid) as error:
             self._records.discard_image(image_id)
             logger.warning("image %s of the mirrored registry is invalid: %s", image_id, error)
             raise invalid("another layer than its checksums say", self._client) from None
-        if adopted.is_committed:
-            self._records.mark_stored(image_id)
+        if not self._records.is_stored(image_id):  # a client has pushed it
+            self._records.forget_stored(image_id)
         self._records.discard_image(image_id)
-        if self._images.find_digest(image_id) != adopted.layer:
+        if self._images.find_digest(image_id) != layer:
             raise UpstreamError("The image was pushed while it was received.", **self.detail)
 
     def _is_complete(self) -> bool:

@@ -238,13 +238,29 @@ class TestPieces:
     def test_of_bytes_that_arrive_slowly_are_short(self, driver):
         clock = Clock()
         pieces = Pieces(driver, "slow", clock)
-        assert not pieces.append(b"a")
+        pieces.append(b"a")
+        assert not pieces.store()
         clock.now += PIECE_SECONDS
-        assert pieces.append(b"b")
+        pieces.append(b"b")
+        assert pieces.store()
         assert b"ab" == driver.get_content(f"{layout.transfer('slow')}/0")
 
 
 class TestAPart:
+    def test_is_waited_for_if_clients_use_up_the_connections_for_parts(self, open_mirror, upstream, driver):
+        mirrored = open_mirror(max_connections=1)
+        upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
+        begin(driver, (0, 65536))
+        first = 65536 + NEAR_BYTES + 1
+        headers = {"Range": f"bytes={first}-"}
+        slow = mirrored.client.get(f"/v2/{NAME}/{BLOB}", headers=headers, buffered=False).iter_encoded()
+        received = next(slow)
+        begin(driver, until=1)
+        assert LARGE[first:] == mirrored.get(BLOB, **headers).data
+        assert LARGE[first:] == received + b"".join(slow)
+        ranges = [headers.get("range") for _, _, headers in upstream.requests]
+        assert [f"bytes={first}-{len(LARGE) - 64 * 1024 - 1}", "bytes=65536-"] == ranges
+
     def test_of_a_cold_blob_is_requested_by_itself(self, mirrored, upstream):
         upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
         first, last = NEAR_BYTES + 1000, len(LARGE) - 1

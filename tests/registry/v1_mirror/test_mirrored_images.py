@@ -5,8 +5,10 @@ from __future__ import annotations
 import base64
 import gzip
 import json
+import random
 from contextlib import nullcontext
 from dataclasses import replace
+from functools import partial
 
 import pytest
 
@@ -20,8 +22,10 @@ from docker_registry.registry.mirror.mirrored_blobs import work_of
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.v1_mirror.source_client import MAX_ANSWER_BYTES
 from docker_registry.services import build
-from tests.registry.v1_mirror.conftest import TREE, Mirrored
+from tests.registry.v1_mirror.conftest import TREE, Mirrored, Recording
 from tests.support import v1_images
+from tests.support.layers import member, tar
+from tests.support.registries import closing_services
 from tests.support.servers.upstream import Answer, Upstream
 from tests.support.servers.v1_source import PING, serve_image, serve_repository, serve_tree
 
@@ -125,6 +129,40 @@ class TestAnImageOfTheSource:
             source.contents[f"/v1/images/{text}/layer"] = answer
             assert image.layer == mirrored.get(f"/images/{text}/layer").data
         assert 3 == len(leases)
+
+    @pytest.mark.parametrize(
+        ("etags", "is_continued"), [((None, None), False), (('"a"', '"b"'), False), (('"a"', '"a"'), True)]
+    )
+    def test_is_not_mixed_with_another_layer_after_a_process_died(self, source, open_mirror, etags, is_continued):
+        """Neither has a checksum; they have the same size and are archives, as any mixture of both is."""
+        driver = Recording()
+        layers = [tar(member("file", content=random.Random(number).randbytes(300_000))) for number in (1, 2)]
+        layers[0] = layers[1] if is_continued else layers[0]
+        image = v1_images.make(1, layer=layers[1])
+        serve(source, image)
+
+        def serve_layer(layer, etag):
+            def answer(headers):
+                start = int(headers.get("range", "bytes=0-")[len("bytes=") : -1])
+                if headers.get("if-range") not in (None, etag):
+                    start = 0
+                whole = {"ETag": etag}
+                part = {**whole, "Content-Range": f"bytes {start}-{len(layer) - 1}/{len(layer)}"}
+                return Answer(layer[start:], 206, part) if start else Answer(layer, headers=whole)
+
+            source.contents[f"/v1/images/{image.text}/layer"] = answer
+
+        serve_layer(layers[0], etags[0])
+        with closing_services(partial(Mirrored, url=source.url)) as open_one:
+            assert layers[0] == open_one(driver).get(f"/images/{image.text}/layer").data
+            fetching = [state for state in driver.states if not list(state.walk("images"))]
+            left = next(state for state in fetching if len(list(state.walk(layout.TRANSFERS))) > 2)
+            left.discard(f"{layout.ROOT}/_leases")
+            source.requests.clear()
+            serve_layer(layers[1], etags[1])
+            assert layers[1] == open_one(left).get(f"/images/{image.text}/layer").data
+        ranges = [headers.get("range") for _, path, headers in source.requests if path.endswith("/layer")]
+        assert is_continued == (None not in ranges)
 
     def test_that_is_pushed_meanwhile_stays_as_it_was_pushed(self, mirrored, source):
         theirs, pushed = (v1_images.make(5, layer=v1_images.make(number).layer) for number in (6, 7))
