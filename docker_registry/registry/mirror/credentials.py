@@ -7,6 +7,7 @@ import json
 import logging
 import shlex
 import subprocess
+import threading
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -114,14 +115,18 @@ class HelperCredentials:
             raise ConfigError("mirroring.upstreams: command is no command line")
         self._url = url
         self._login: Login | None = None
-        self._until = 0.0
+        self._until = self._renewed = 0.0
+        self._lock = threading.Lock()
 
     def get(self, *, renew: bool = False) -> Login:
         """See :class:`Credentials`."""
-        if self._login is None or renew or time.monotonic() > self._until:
-            self._login = self._run()
-            self._until = time.monotonic() + HELPER_SECONDS
-        return self._login
+        began = time.monotonic()
+        with self._lock:  # requests that need a login at the same time run the helper once
+            if self._login is None or time.monotonic() > self._until or (renew and self._renewed < began):
+                self._login = self._run()
+                self._renewed = time.monotonic()
+                self._until = self._renewed + HELPER_SECONDS
+            return self._login
 
     def _run(self) -> Login:
         try:

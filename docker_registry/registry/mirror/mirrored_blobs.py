@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import secrets
 import time
+from contextlib import closing
 from dataclasses import replace
 from functools import partial
+from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import BlobUnknown
+from docker_registry.errors import BlobUnknown, UpstreamError
 from docker_registry.registry import layout
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.ingest import Body
@@ -21,6 +24,9 @@ from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.sources import Blob, Found, Origin
 from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.uploads import Uploads
+
+#: Bytes by which an upstream proves that it has a blob.
+_PROOF_BYTES: Final = 1024
 
 
 class MirroredBlobs:
@@ -119,23 +125,50 @@ class MirroredBlob(UpstreamContent):
         """
         Return the blob if its bytes are in the store, and link it to the repository if possible; None if they are not.
 
-        If only other repositories have it, the upstream must confirm that this one has it too: the client may not be
-        allowed to see the others.
+        If only other repositories have it, the upstream must prove that this one has it too: the client may not be
+        allowed to see the others, and the upstream may know no more of the blob than its digest.
 
         Raises:
-            UpstreamError: the upstream must confirm it, and cannot be asked.
+            UpstreamError: the upstream must prove it, and cannot be asked, or sends other bytes.
         """
         try:
             blob = self._blobs.stat_anywhere(self._digest)
         except BlobUnknown:
             return None
         if not self.is_stored():
-            if find_blob_size(self._remotes, self._name, self._remote, self._digest) is None:
+            if not self._is_proven(blob):
                 return None
             if self._remotes.may_store:
                 self._remotes.mark(self._name, self._remote)
                 self._blobs.link(self._name, self._digest)
         return self._blobs.file(blob)
+
+    def _is_proven(self, blob: Blob) -> bool:
+        """
+        Return whether the upstream has a blob, as some bytes at a random place in it prove.
+
+        Raises:
+            UpstreamError: the upstream cannot be asked, or sends other bytes.
+        """
+        if self._remotes.is_absent(self._name, self._digest):
+            return False
+        length = min(blob.size, _PROOF_BYTES)
+        start = secrets.randbelow(blob.size - length + 1)
+        stream = self.open_part(start, start + max(1, length))
+        if stream is None:
+            self._remotes.record_absence(self._name, self._digest)
+            return False
+        received = bytearray()
+        with closing(stream):
+            for block in stream.blocks():
+                received += block
+                if len(received) >= length:
+                    break
+        if received[:length] != b"".join(self._blobs.file(blob).read(start, length)):
+            raise UpstreamError(
+                "The upstream registry sent other content than that of the digest.", digest=str(self._digest)
+            )
+        return True
 
     def is_stored(self) -> bool:
         """See :class:`UpstreamContent`."""
@@ -145,12 +178,12 @@ class MirroredBlob(UpstreamContent):
         """See :class:`UpstreamContent`."""
         return self._blobs.file(self._blobs.stat_anywhere(self._digest))
 
-    def open(self, start: int) -> UpstreamBlob | None:
+    def open(self, start: int, validator: str = "") -> UpstreamBlob | None:
         """See :class:`UpstreamContent`."""
         if self._remotes.is_absent(self._name, self._digest):
             return None
         self._remotes.check_writable()
-        stream = self.open_part(start)
+        stream = self.open_part(start, validator=validator)
         if stream is None:
             self._remotes.record_absence(self._name, self._digest)
         return stream

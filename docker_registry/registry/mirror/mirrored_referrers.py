@@ -18,6 +18,7 @@ from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import DigestInvalid, TagInvalid, UpstreamDenied, UpstreamError
 from docker_registry.registry import json_scanner, layout
+from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import Kind
 from docker_registry.registry.manifest_payload import OCI_INDEX
@@ -28,6 +29,9 @@ from docker_registry.registry.referrers import fallback_tag
 
 #: Pages of one list that are read from an upstream.
 MAX_PAGES: Final = 100
+
+#: Memory for the lists of manifests that are not here.
+_REMEMBERED_BYTES: Final = 1024 * 1024
 
 Entries = dict[Digest, dict[str, Any]]
 
@@ -48,6 +52,7 @@ class MirroredReferrers:
         self._json_budget = json_budget
         self._now = now
         self._locks = KeyedLocks()
+        self._remembered: BoundedCache[tuple[str, str], bytes] = BoundedCache(_REMEMBERED_BYTES, len)
 
     def list(self, name: RepositoryName, subject: Digest) -> Mapping[Digest, dict[str, Any]]:
         """
@@ -71,10 +76,7 @@ class MirroredReferrers:
                 if known is None:
                     raise
                 return known
-            if self._remotes.may_store and (entries or self._driver.exists(layout.mirror_upstream(name))):
-                self._remotes.mark(name, remote)
-                record = {"checked": self._now(), "manifests": list(entries.values())}
-                self._driver.put_content(layout.mirrored_referrers(name, subject), json.dumps(record).encode())
+            self._put_record(name, subject, entries)
             return entries
 
     # ------------------------------------------------------------------------------------------------- steps
@@ -103,8 +105,22 @@ class MirroredReferrers:
             return {}
         return {} if manifest is None else self._entries(manifest.payload)
 
+    def _put_record(self, name: RepositoryName, subject: Digest, entries: Entries) -> None:
+        """
+        Remember a list: in the store, as long as the manifest, if that is here, else in memory.
+
+        Clients may ask for the referrers of any number of digests.
+        """
+        record = json.dumps({"checked": self._now(), "manifests": list(entries.values())}).encode()
+        if self._remotes.may_store and self._driver.has_file(layout.revision_link(name, subject)):
+            self._driver.put_content(layout.mirrored_referrers(name, subject), record)
+            self._remembered.forget((str(name), str(subject)))
+        else:
+            self._remembered.put((str(name), str(subject)), record)
+
     def _read_record(self, name: RepositoryName, subject: Digest) -> tuple[float, Entries | None]:
-        content = self._driver.find(layout.mirrored_referrers(name, subject))
+        content = self._remembered.get((str(name), str(subject)))
+        content = content or self._driver.find(layout.mirrored_referrers(name, subject))
         if content is None:
             return 0.0, None
         try:

@@ -80,8 +80,9 @@ class Namespaces:
             NameUnknown: *namespace* is neither an upstream nor an own name.
         """
         if not namespace:
-            found = self._by_host.get(host.lower()) or self._by_host.get(_without_port(host.lower()))
-            return found or self._default
+            name, port = _split_port(host.lower())
+            name = name.removesuffix(".")  # of an absolute name, as in DNS
+            return self._by_host.get(f"{name}{port}") or self._by_host.get(name) or self._default
         if not is_host(namespace):
             raise NameInvalid("The namespace (ns) is not HOST or HOST:PORT.", ns=namespace[:_MAX_HOST_CHARACTERS])
         if namespace.lower() in self._own:
@@ -104,5 +105,6 @@ def is_host(text: str) -> bool:
     return match is not None and (match[1] is None or 0 < int(match[1]) < 65536)
 
 
-def _without_port(host: str) -> str:
-    return host.rpartition(":")[0] if re.search(r":[0-9]+$", host) else host
+def _split_port(host: str) -> tuple[str, str]:
+    match = re.search(r":[0-9]+$", host)
+    return (host, "") if match is None else (host[: match.start()], match[0])

@@ -138,6 +138,17 @@ class TestReferrers:
         assert set() == referrers(mirrored) == referrers(mirrored)
         assert 1 == len(upstream.requests)
 
+    def test_of_manifests_that_are_not_here_are_remembered_but_not_stored(self, mirrored, upstream, driver):
+        subjects = [digest_of(str(number).encode()) for number in range(3)]
+        before = dict(driver._files)
+        for subject in subjects:
+            upstream.contents[f"{THERE}/referrers/{subject}"] = index(1)
+        upstream.requests.clear()
+        for subject in subjects * 2:
+            assert 200 == mirrored.get(f"referrers/{subject}").status_code
+        assert len(subjects) == len(upstream.requests)
+        assert before == driver._files
+
     def test_of_an_upstream_without_the_api_are_those_of_the_tag(self, mirrored, upstream):
         upstream.contents[FALLBACK] = index(1)
         assert digests(1) == referrers(mirrored)

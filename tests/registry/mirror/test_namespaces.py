@@ -109,6 +109,7 @@ class TestARegistryThatIsNamedInRequests:
         answer = named.client.get(PATH, base_url="http://hub.example:5000")
         assert (200, PUBLIC.manifest) == (answer.status_code, answer.data)
         assert "OCI-Namespace" not in answer.headers
+        assert PUBLIC.manifest == named.client.get(PATH, base_url="http://HUB.example.:5000").data
         assert 404 == named.client.get(PATH, base_url="http://other.example").status_code
         digest = next(iter(PUBLIC.blobs))
         blob = named.client.get(f"/v2/{THERE}/blobs/{digest}", base_url="http://hub.example:5000")

@@ -126,10 +126,20 @@ class TestAnImageOfAnUpstream:
         created = mirrored.client.post(f"/v2/mine/blobs/uploads/?digest={digest_of(LARGE)}", data=LARGE)
         assert 201 == created.status_code
         assert LARGE == mirrored.get(BLOB).data
-        assert [] == upstream.asked("GET")
+        ((_, _, headers),) = upstream.requests
+        first, last = map(int, headers["range"].removeprefix("bytes=").split("-"))
+        assert (1024, True) == (last + 1 - first, last < len(LARGE)), "some bytes prove that it has the blob"
         del upstream.contents[f"{THERE}/{BLOB}"]
         hidden = f"/v2/up.example/library/other/{BLOB}"
         assert (404, "BLOB_UNKNOWN") == code(mirrored.client.get(hidden)), "a digest alone grants nothing"
+
+    def test_gets_no_blob_of_other_repositories_of_which_it_knows_the_digest_alone(self, mirrored, upstream):
+        created = mirrored.client.post(f"/v2/mine/blobs/uploads/?digest={digest_of(LARGE)}", data=LARGE)
+        assert 201 == created.status_code
+        upstream.contents[f"{THERE}/{BLOB}"] = Answer(bytes(len(LARGE)))
+        assert (502, "UNAVAILABLE") == code(mirrored.get(BLOB))
+        del upstream.contents[f"{THERE}/{BLOB}"]
+        assert (404, "BLOB_UNKNOWN") == code(mirrored.get(BLOB))
 
     def test_is_mounted_only_when_it_is_here(self, mirrored):
         mount = f"/v2/mine/blobs/uploads/?mount={digest_of(LARGE)}&from={NAME}"
@@ -314,7 +324,7 @@ class TestAnUpstreamThatMisbehaves:
         statuses = [mirrored.get("manifests/v1").status_code for _ in range(7)]
         assert [502] * 5 + [503] * 2 == statuses
         assert 5 == len(upstream.requests)
-        clock = mirrored.services.mirror._clients[0]._breaker._now = Clock(time.monotonic() + PROBE_SECONDS)
+        clock = mirrored.services.mirror._clients[0].connection._breaker._now = Clock(time.monotonic() + PROBE_SECONDS)
         assert [502, 503] == [mirrored.get("manifests/v1").status_code for _ in range(2)], "one attempt"
         upstream.add(THERE, "v1", IMAGE)
         clock.now += PROBE_SECONDS
