@@ -19,7 +19,7 @@ from docker_registry.registry.mirror.namespaces import Namespaces, name_here
 _NAMESPACE: Final = "docker_registry.namespace"
 
 _GET_BLOB: Final = "v2_blobs.get_blob"
-_GET_LAYER: Final = "v1_images.get_layer"
+_GET_LAYER: Final = frozenset({"v1_images.get_layer", "v1_private_images.get_layer"})
 _SENT: Final = frozenset({200, 206})
 
 
@@ -107,7 +107,7 @@ def report_sending(
     @app.after_request
     def report_sent(response: Response) -> Response:
         is_blob = request.endpoint == _GET_BLOB
-        if not (is_blob or request.endpoint == _GET_LAYER):
+        if not (is_blob or request.endpoint in _GET_LAYER):
             return response
         if request.method != "GET" or response.status_code not in _SENT:
             return response

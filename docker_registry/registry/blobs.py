@@ -87,8 +87,8 @@ class Blobs:
         blob = self.get_readable(name, digest)
         if blob.is_passed_on:
             raise UpstreamUnavailable(NOTHING_FETCHED)
-        if blob.file is not None:  # it is being received; its last bytes come when it is verified and stored
-            for _ in blob.file.read():
+        if blob.file is not None:  # it is being received; its last byte comes when it is verified and stored
+            for _ in blob.file.read(max(0, blob.size - 1)):
                 pass
         return blob
 

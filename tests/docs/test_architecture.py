@@ -672,13 +672,7 @@ DOMAIN = {
         "v1.tag_json",
         "v1_mirror.bridged_layer",
     },
-    "v1_mirror.bridged_layer": {
-        "layers.compression",
-        "layers.tar_headers",
-        "mirror.upstream_content",
-        "stored_file",
-        "v1.layer_jobs",
-    },
+    "v1_mirror.bridged_layer": {"mirror.upstream_content", "stored_file", "v1.layer_jobs"},
     "v1_mirror.mirrored_layer": {
         "ingest",
         "mirror.remotes",

@@ -22,7 +22,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Final
 
@@ -174,6 +174,23 @@ class DerivedImages:
                 yield RepositoryName.parse(document["repository"]), Digest.parse(document["manifest"])
             except (PathNotFound, ValueError, KeyError, TypeError, NameInvalid, DigestInvalid):
                 continue
+
+    def links(self, image_id: ImageId, is_wanted: Callable[[str], bool]) -> Iterator[str]:
+        """
+        Yield the links to the layer of an image, and to the manifests whose newest image it is.
+
+        Args:
+            is_wanted: returns whether the links of a repository of this name are yielded.
+        """
+        for name, manifest in self.origins(image_id):
+            source = self.source(manifest) if is_wanted(str(name)) else None
+            if source is None or image_id not in source.chain.ids:
+                continue
+            if source.layers:
+                yield layout.layer_link(name, source.layers[source.chain.ids.index(image_id)])
+            if source.chain.ids[-1] == image_id:
+                yield layout.layer_link(name, source.config)
+                yield from (layout.revision_link(name, each) for each in {manifest, source.manifest, *source.children})
 
     def manifest(
         self, image_id: ImageId, preferred: RepositoryName, permitted: Permitted | None = None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import logging
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from typing import Final
 
@@ -121,28 +121,36 @@ class Pulls:
 
     def flush(self) -> None:
         """
-        Write the pulls that are in progress, and those since the last flush.
+        Write the pulls that are in progress, and those since the last flush; stop while the registry is read-only.
 
         Raises:
             StorageError: the store failed. The pulls that were not written stay for the next flush, which begins with
                 those after the one that failed.
         """
-        if self._read_only.why is not None:
-            return
         for key in list(self._sending):
             self._write(key, _SENDING_SECONDS)
         pulled, self._pulled = list(self._pulled), {}
         for position, key in enumerate(pulled):
             try:
-                self._write(key, self._precision_seconds)
+                is_written = self._write(key, self._precision_seconds)
             except RegistryError:
-                left = (*pulled[position + 1 :], key, *self._pulled)
-                self._pulled = dict.fromkeys(left[:_MAX_PULLED])
+                self._keep((*pulled[position + 1 :], key))
                 raise
+            if not is_written:
+                self._keep(pulled[position:])
+                return
 
-    def _write(self, key: str, precision_seconds: float) -> None:
+    def _keep(self, left: Sequence[str]) -> None:
+        """Keep pulls that were not written for the next flush."""
+        self._pulled = dict.fromkeys((*left, *self._pulled)[:_MAX_PULLED])
+
+    def _write(self, key: str, precision_seconds: float) -> bool:
+        """Write a pull; return False if the registry is read-only."""
         for link in self._links(key):
+            if self._read_only.why is not None:
+                return False
             self._record(link, precision_seconds)
+        return True
 
     def watch(self, sleep: Callable[[float], object]) -> None:
         """Flush for ever; the body of a greenlet."""

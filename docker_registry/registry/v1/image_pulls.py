@@ -84,9 +84,10 @@ class ImagePulls:
             if found is None:
                 return None
             image, origin = found.value, found.origin
-            if image.size is None and source.fetch(query):  # Docker up to 1.2 fails without the size
+            size = image.size if image.size is not None else source.arriving_size(query)
+            if size is None and source.fetch(query):  # Docker up to 1.2 fails without the size
                 return Found(self._images.get(image_id, principal=principal), origin)
-            return Found(Image(image.payload, image.size, image.checksums), origin)
+            return Found(Image(image.payload, size, image.checksums), origin)
 
         def look_up() -> Image:
             return self._images.get(image_id, principal=principal)

@@ -30,8 +30,16 @@ from docker_registry.registry.v1.layer_links import MEDIA_TYPES, LayerLink, payl
 #: The compressions that clients of API V1 can unpack; layers in any other are sent to them as an uncompressed tar.
 _READABLE: Final[frozenset[Compression]] = frozenset({"tar", "gzip", "bzip2", "xz"})
 
+#: Bytes at the beginning of a layer that show its compression.
+BEGINNING_BYTES: Final = BLOCK_BYTES
+
 #: Maximum bytes of the file list of a layer.
 MAX_LIST_BYTES: Final = 128 * 1024 * 1024
+
+
+def is_readable(beginning: bytes) -> bool:
+    """Return whether clients of API V1 can unpack a layer, given its first :data:`BEGINNING_BYTES`."""
+    return sniff(beginning) in _READABLE
 
 
 def list_files(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:

@@ -62,6 +62,15 @@ class V1Source(Protocol):
         """Store an image with its verified layer; return False when the source does not have it."""
         ...
 
+    def arriving_size(self, query: ImageQuery) -> int | None:
+        """
+        Begin to receive the layer of an image, and return its size, bytes.
+
+        Returns:
+            None if the size is not known before the layer has been received; then :meth:`fetch` receives it.
+        """
+        ...
+
     def layer(self, query: ImageQuery) -> Found[ServedFile] | None:
         """
         Return the layer of an image as it is sent to clients; None when the source does not have it.

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import logging
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
@@ -35,6 +35,7 @@ from docker_registry.registry.sources import NOTHING_FETCHED, Found, Origin
 from docker_registry.registry.stored_file import ServedFile
 from docker_registry.registry.v1.sources import ImageQuery, Permitted, SourceImage
 from docker_registry.registry.v1.tag_json import LATEST
+from docker_registry.registry.v1_mirror.bridged_layer import BridgedLayer
 
 logger = logging.getLogger(__name__)
 
@@ -153,33 +154,66 @@ class BridgedImages:
                 continue
         return False
 
+    def arriving_size(self, query: ImageQuery) -> int | None:
+        """Return the size of the layer of an image that is being received; see :meth:`layer`."""
+        arriving = self._arriving(query)
+        return arriving.value.size if arriving is not None and arriving.value.is_readable() else None
+
     def layer(self, query: ImageQuery) -> Found[ServedFile] | None:
         """
-        Return the layer of an image, after storing it; None when the upstream does not have it.
+        Return the layer of an image; None when the upstream does not have it.
+
+        It is served while it is received, unless clients of API V1 need it uncompressed.
 
         Raises:
             UpstreamError: as for :meth:`fetch`.
             Overloaded: too many layers are being verified.
         """
+        arriving = self._arriving(query)
+        if arriving is not None and arriving.value.is_readable():
+            return Found(arriving.value, arriving.origin)
         image = self._derived.find(query.image_id, query.permitted) if self.fetch(query) else None
         stored = None if image is None else self._derived.stored_file(query.image_id, image)
         if image is None or stored is None:
             return None
         return Found(self._derived.sent_file(image, stored), Origin(expires=time.monotonic()))
 
-    def links(self, image_id: ImageId) -> Iterator[str]:
-        """Yield the links to the layer of an image, and to the manifests whose newest image it is."""
-        for name, manifest in self._derived.origins(image_id):
-            source = self._derived.source(manifest) if str(name).startswith(self._prefix) else None
-            if source is None or image_id not in source.chain.ids:
-                continue
-            if source.layers:
-                yield layout.layer_link(name, source.layers[source.chain.ids.index(image_id)])
-            if source.chain.ids[-1] == image_id:
-                yield layout.layer_link(name, source.config)
-                yield from (layout.revision_link(name, each) for each in {manifest, source.manifest, *source.children})
-
     # ------------------------------------------------------------------------------------------------- steps
+
+    def _arriving(self, query: ImageQuery) -> Found[BridgedLayer] | None:
+        """Return the layer of an image that is being received; None if it is here, or the upstream does not have it."""
+        for name, source in self._derived.permitted_sources(query.image_id, query.permitted):
+            if not str(name).startswith(self._prefix) or not source.layers:
+                continue
+            layer = source.layers[source.chain.ids.index(query.image_id)]
+            self._check_fetchable(partial(self._has_link, name, layer))
+            try:
+                blob = self._registry.blobs.get_readable(name, layer)
+            except BlobUnknown:
+                continue
+            if blob.file is None or blob.is_passed_on:
+                return None
+            file = BridgedLayer(blob.file, partial(self._verified, query, name, layer))
+            return Found(file, blob.origin or Origin(expires=time.monotonic()))
+        return None
+
+    def _verified(self, query: ImageQuery, name: RepositoryName, layer: Digest) -> ServedFile:
+        """
+        Return a layer that has been received, when it is in the store.
+
+        Raises:
+            UpstreamError: it is not the layer of the image.
+        """
+        self._registry.blobs.fetch(name, layer)
+        image = self._derived.find(query.image_id, query.permitted)
+        stored = None if image is None else self._derived.stored_file(query.image_id, image)
+        if image is None or stored is None or image.link.digest != layer:
+            raise UpstreamError(
+                "The layer of the upstream registry is not that of the image.",
+                id=str(query.image_id),
+                digest=str(layer),
+            )
+        return stored
 
     def _repository(self, name: ImageRepositoryName, permitted: Permitted | None) -> RepositoryName | None:
         """Return the repository that mirrors the one that a client means; None if there can be none for it."""

@@ -56,8 +56,8 @@ def follow(driver, clock):
 class Evicting(Mirrored):
     """A mirror that evicts, by a clock."""
 
-    def __init__(self, driver, url, **mirroring):
-        super().__init__(driver, url, mirroring=mirroring)
+    def __init__(self, driver, url, v1=False, **mirroring):
+        super().__init__(driver, url, mirroring=mirroring, v1=v1)
         self.clock = Clock(time.time())
         mirror, registry = self.services.mirror, self.services.registry
         registry.blobs.removed._now = registry.reclamation._now = self.clock
@@ -124,12 +124,43 @@ class TestMirroredContent:
         assert size_of(IMAGES[0], *IMAGES[2:]) == mirror.stored_bytes
         assert [] == list(mirror.driver.walk(layout.REMOVED))
 
+    def test_stays_as_it_is_while_the_registry_is_read_only(self, evicting, driver):
+        mirror = evicting(max_bytes=1)
+        mirror.pull(IMAGES[0], tag="v0")
+        mirror.evict(0)
+        mirror.clock.now += A_DAY
+        mirror.services.read_only.why = "moving"
+        before = dict(driver._files)
+        for number in (0, 1):  # one is here, the other is passed on
+            mirror.pull(IMAGES[number], tag=f"v{number}")
+            assert 200 == mirror.get(f"referrers/{IMAGES[number].digest}").status_code
+        assert 200 == mirror.get("tags/list").status_code
+        assert mirror.evict(A_DAY) is None
+        mirror.services.mirror.publish_status({("hits", "blob", "up.example"): 1})
+        mirror.services.mirror.transfers.purge(-1, lambda: True)
+        assert before == driver._files
+        mirror.services.read_only.why = None
+        mirror.services.mirror.publish_status({("hits", "blob", "up.example"): 1})
+        assert 1 == mirror.services.mirror.status()["up.example"].hits
+
     def test_that_was_not_pulled_for_long_is_evicted(self, evicting):
         mirror = evicting(max_age=A_DAY)
         mirror.pull(IMAGES[0], tag="v0")
         assert 0 == mirror.evict(A_DAY - 60).blobs
         assert 3 == mirror.evict(61).blobs
         assert not mirror.has(IMAGES[0])
+
+    def test_that_is_pulled_by_api_v1_stays(self, evicting):
+        """By its id, which clients know from when the upstream was the source of API V1."""
+        mirror = evicting(max_age=A_DAY, v1=True)
+        mirror.pull(IMAGES[0], tag="v0")
+        derived = mirror.services.require_legacy().images._derived
+        top = str(derived.top(RepositoryName(NAME), Digest.parse(IMAGES[0].digest)))
+        for _ in range(9):
+            for route in ("v1_images.get_json", "v1_private_images.get_layer"):
+                mirror.observe(exchange(route, "", "")._replace(reference=top))
+            assert 0 == mirror.evict(A_DAY / 6).blobs
+        assert 3 == mirror.evict(A_DAY).blobs
 
     def test_that_is_pulled_all_the_time_stays_however_short_its_age(self, evicting):
         mirror = evicting(max_age=SHORTEST)
@@ -155,8 +186,8 @@ class TestMirroredContent:
             mirror.evict(wait)
         upstream.requests.clear()
         mirror.pull(IMAGES[0], tag="v0")
-        blobs = [path for path in upstream.asked("GET") if "/blobs/" in path]
-        assert (2 if len(waits) == 2 else 0) == len(blobs), "what is still here is not fetched again"
+        whole = [path for _, path, headers in upstream.requests if "/blobs/" in path and "range" not in headers]
+        assert (2 if len(waits) == 2 else 0) == len(whole), "what is still here is not fetched again"
         for wait in (0, MOVE_SECONDS, 0):
             mirror.evict(wait)
             mirror.pull(IMAGES[0], tag="v0")

@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
+from contextlib import nullcontext
 
 import pytest
 
 from docker_registry.config.sections import MirrorUpstream
-from docker_registry.errors import UpstreamUnavailable
+from docker_registry.errors import UpstreamError, UpstreamUnavailable
+from docker_registry.registry import layout
 from docker_registry.registry.mirror.upstream import parse_source
+from docker_registry.registry.mirror.upstream_content import WITHHELD_BYTES
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.v1_mirror.bridged_images import MAX_TAGS
-from tests.support.clients.v2 import digest_of
-from tests.support.images import make_image, make_index
+from tests.support.clients.v2 import digest_of, encoded
+from tests.support.images import Image, make_image, make_index, make_tar
 from tests.support.servers.upstream import Answer
 
 INDEX = make_index("bridged")
@@ -127,6 +131,27 @@ class TestAnImageOfAV2Source:
             answer = mirrored.get(f"/images/{answer.json}/layer")
         assert 502 == answer.status_code
         assert digest.partition(":")[2] not in " ".join(mirrored.image_paths())
+
+    @pytest.mark.parametrize("is_right", [True, False])
+    def test_is_sent_while_its_layer_is_received(self, mirrored, source, driver, is_right):
+        plain = make_tar({"file": random.Random(1).randbytes(3_000_000)})
+        layer = gzip.compress(plain, 1)
+        diff_id = digest_of(plain if is_right else b"of another layer")
+        config = {"architecture": "amd64", "os": "linux", "rootfs": {"diff_ids": [diff_id]}}
+        source.add(NAME, "large", Image("amd64", encoded(config), (layer,)))
+        blob = f"{NAME}/blobs/{digest_of(layer)}"
+        source.contents[blob] = Answer(layer, pause_seconds=0.01)
+        top = mirrored.get(f"/repositories/{NAME}/tags/large").json
+        assert [top] == mirrored.get(f"/images/{top}/ancestry").json
+        assert f"/v2/{blob}" not in [path for _, path, _ in source.requests]
+        assert str(len(layer)) == mirrored.get(f"/images/{top}/json").headers["X-Docker-Size"]
+        blocks = mirrored.client.get(f"/v1/images/{top}/layer", buffered=False).iter_encoded()
+        received = bytearray(next(blocks))
+        assert not driver.exists(layout.blob_data(Digest.of(layer)))
+        with nullcontext() if is_right else pytest.raises(UpstreamError, match="not that of the image"):
+            for block in blocks:
+                received += block
+        assert (layer if is_right else layer[:-WITHHELD_BYTES]) == received
 
     def test_is_not_given_to_clients_that_may_not_see_its_repository(self, mirrored, source):
         legacy, registry = mirrored.services.require_legacy(), mirrored.services.registry
