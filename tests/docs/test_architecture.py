@@ -496,6 +496,7 @@ DOMAIN = {
         "stored_file",
         "v1.image_layout",
         "v1.layer_reader",
+        "v1.layer_links",
     },
     "bridge.v1_sources": {
         "actor",
@@ -543,6 +544,7 @@ DOMAIN = {
     "mirror.hosts": set(),
     "mirror.mirror": {
         "layout",
+        "mirror.blob_sizes",
         "mirror.client",
         "mirror.credentials",
         "mirror.eviction",
@@ -563,11 +565,13 @@ DOMAIN = {
         "oci_registry",
         "read_only",
     },
+    "mirror.blob_sizes": {"bounded_cache", "json_budget", "json_scanner", "names"},
     "mirror.mirrored_blobs": {
         "blobs",
         "ingest",
         "layout",
         "mirror.arriving_content",
+        "mirror.blob_sizes",
         "mirror.passed_on_blob",
         "mirror.remotes",
         "mirror.responses",
@@ -579,6 +583,7 @@ DOMAIN = {
         "uploads",
     },
     "mirror.mirrored_manifests": {
+        "mirror.blob_sizes",
         "manifest_pushes",
         "manifests",
         "mirror.platforms",

@@ -10,6 +10,7 @@ from typing import Final
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ConfigError, PathNotFound
 from docker_registry.registry import layout
+from docker_registry.registry.mirror.blob_sizes import BlobSizes
 from docker_registry.registry.mirror.client import UpstreamClient
 from docker_registry.registry.mirror.credentials import Credentials
 from docker_registry.registry.mirror.eviction import Eviction
@@ -102,11 +103,13 @@ class Mirror:
             for upstream in self.upstreams
         ]
         remotes = Remotes(registry.driver, self._clients, read_only)
+        sizes = BlobSizes(registry.json_budget)
         manifests = MirroredManifests(
             remotes,
             registry.manifests,
             registry.manifest_pushes,
             PlatformRecords(registry.driver, registry.json_budget),
+            sizes,
         )
         records = TagRecords(registry.driver, registry.listings)
         registry.sources.tags.append(
@@ -115,7 +118,7 @@ class Mirror:
         registry.sources.manifests.append(manifests)
         self.transfers = Transfers(registry.driver, registry.leases)
         registry.sources.blobs.append(
-            MirroredBlobs(registry.driver, remotes, registry.blobs, registry.uploads, self.transfers)
+            MirroredBlobs(registry.driver, remotes, registry.blobs, registry.uploads, self.transfers, sizes)
         )
         registry.sources.referrers.append(MirroredReferrers(registry.driver, remotes, registry.json_budget, now))
         if not is_offline and (max_bytes is not None or max_age_seconds is not None):

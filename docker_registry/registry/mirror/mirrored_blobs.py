@@ -15,6 +15,7 @@ from docker_registry.registry import layout
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.ingest import Body
 from docker_registry.registry.mirror.arriving_content import ArrivingFile
+from docker_registry.registry.mirror.blob_sizes import BlobSizes
 from docker_registry.registry.mirror.passed_on_blob import PassedOnBlob
 from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes
 from docker_registry.registry.mirror.responses import UpstreamBlob
@@ -33,12 +34,20 @@ class MirroredBlobs:
     """A :class:`~docker_registry.registry.sources.BlobSource` of all upstreams."""
 
     def __init__(
-        self, driver: StorageDriver, remotes: Remotes, blobs: Blobs, uploads: Uploads, transfers: Transfers
+        self,
+        driver: StorageDriver,
+        remotes: Remotes,
+        blobs: Blobs,
+        uploads: Uploads,
+        transfers: Transfers,
+        sizes: BlobSizes,
     ) -> None:
         """
         Args:
             uploads: verifies and publishes what is received.
+            sizes: of blobs, as manifests state them.
         """
+        self._sizes = sizes
         self._driver = driver
         self._remotes = remotes
         self._blobs = blobs
@@ -55,7 +64,9 @@ class MirroredBlobs:
         remote = self._remotes.find(name)
         if remote is None:
             return None
-        content = MirroredBlob(self._driver, self._remotes, self._blobs, self._uploads, name, remote, digest)
+        content = MirroredBlob(
+            self._driver, self._remotes, self._blobs, self._uploads, self._sizes, name, remote, digest
+        )
         if not self._remotes.may_store and self._transfers.find_size(content.work) is None:
             return self._pass_on(name, remote, digest, content)
         opened = self._transfers.open(content)
@@ -95,6 +106,7 @@ class MirroredBlobs:
         size = find_blob_size(self._remotes, name, remote, digest)
         if size is None:
             return None
+        self._sizes.check(name, digest, size)
         file = PassedOnBlob(digest, size, partial(self._transfers.receive_part, content))
         return Found(Blob(digest, size, file.path, file=file, is_passed_on=True), origin)
 
@@ -108,6 +120,7 @@ class MirroredBlob(UpstreamContent):
         remotes: Remotes,
         blobs: Blobs,
         uploads: Uploads,
+        sizes: BlobSizes,
         name: RepositoryName,
         remote: Remote,
         digest: Digest,
@@ -117,6 +130,7 @@ class MirroredBlob(UpstreamContent):
         self._remotes = remotes
         self._blobs = blobs
         self._uploads = uploads
+        self._sizes = sizes
         self._name = name
         self._remote = remote
         self._digest = digest
@@ -186,6 +200,12 @@ class MirroredBlob(UpstreamContent):
         stream = self.open_part(start, validator=validator)
         if stream is None:
             self._remotes.record_absence(self._name, self._digest)
+            return None
+        try:
+            stream.size = self._sizes.check(self._name, self._digest, stream.size)
+        except UpstreamError:
+            stream.close()
+            raise
         return stream
 
     def open_part(self, start: int, end: int | None = None, validator: str = "") -> UpstreamBlob | None:

@@ -6,6 +6,7 @@ from docker_registry.concurrency import KeyedLocks
 from docker_registry.errors import DigestInvalid, ManifestInvalid, UpstreamError
 from docker_registry.registry.manifest_pushes import ManifestPushes
 from docker_registry.registry.manifests import Manifests
+from docker_registry.registry.mirror.blob_sizes import BlobSizes
 from docker_registry.registry.mirror.platforms import PlatformRecords
 from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes
 from docker_registry.registry.mirror.responses import UpstreamManifest
@@ -20,13 +21,20 @@ class MirroredManifests:
     """A :class:`~docker_registry.registry.sources.ManifestSource` of all upstreams."""
 
     def __init__(
-        self, remotes: Remotes, manifests: Manifests, pushes: ManifestPushes, platforms: PlatformRecords
+        self,
+        remotes: Remotes,
+        manifests: Manifests,
+        pushes: ManifestPushes,
+        platforms: PlatformRecords,
+        blob_sizes: BlobSizes,
     ) -> None:
         """
         Args:
             pushes: store what is fetched.
             platforms: tell which manifests are for platforms that are not mirrored.
+            blob_sizes: remembers the sizes of blobs in what is fetched.
         """
+        self._blob_sizes = blob_sizes
         self._remotes = remotes
         self._manifests = manifests
         self._pushes = pushes
@@ -73,6 +81,7 @@ class MirroredManifests:
             self._remotes.record_absence(name, reference)
             return None
         digest = _verified(manifest, reference)
+        self._blob_sizes.record(name, manifest.payload)
         if not self._remotes.may_store:
             return digest, manifest.payload
         self._remotes.mark(name, remote)

@@ -17,8 +17,8 @@ from docker_registry.http.exchange import CONTEXT, Exchange, RequestContext
 from docker_registry.registry import layout
 from docker_registry.registry.maintenance.backup import Backup
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
-from docker_registry.registry.mirror.upstream_connection import PROBE_SECONDS
 from docker_registry.registry.mirror.remotes import ABSENT_SECONDS
+from docker_registry.registry.mirror.upstream_connection import PROBE_SECONDS
 from docker_registry.registry.mirror.upstream_content import WITHHELD_BYTES
 from docker_registry.registry.names import Digest
 from docker_registry.settings import TYPES, settings_of
@@ -312,6 +312,17 @@ class TestAnUpstreamThatMisbehaves:
         except UpstreamError:  # in the middle of the response, whose connection the server then cuts
             assert answer.status_code == 200
         assert set() == mirrored.paths()
+
+    @pytest.mark.parametrize("is_read_only", [False, True])
+    def test_gets_no_blob_of_another_size_than_in_its_manifest_through(self, mirrored, upstream, is_read_only):
+        """It could have all bytes sent before they are verified, if the announced size were larger."""
+        mirrored.services.read_only.why = "moving" if is_read_only else None
+        upstream.add(THERE, "v1", IMAGE)
+        assert 200 == mirrored.get("manifests/v1").status_code
+        upstream.contents[f"{THERE}/{BLOB}"] = Answer(LARGE, announced=2 * len(LARGE))
+        assert (502, "UNAVAILABLE") == code(mirrored.get(BLOB))
+        upstream.contents[f"{THERE}/{BLOB}"] = Answer(LARGE, announced=len(LARGE) if is_read_only else None)
+        assert LARGE == mirrored.get(BLOB).data
 
     def test_limits_pulls(self, mirrored, upstream):
         upstream.contents[f"{THERE}/manifests/v1"] = Answer(status=429, headers={"Retry-After": "77"})

@@ -1,0 +1,86 @@
+"""
+The sizes of blobs as the manifests state them that a worker has fetched.
+
+The last bytes of a blob are withheld from clients until it is verified. An upstream that announced a larger size could
+have all bytes of a blob sent before they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any, Final
+
+from docker_registry.errors import DigestInvalid, UpstreamError
+from docker_registry.registry import json_scanner
+from docker_registry.registry.bounded_cache import BoundedCache
+from docker_registry.registry.json_budget import JsonBudget
+from docker_registry.registry.json_scanner import Kind
+from docker_registry.registry.names import Digest, RepositoryName
+
+#: Memory for sizes, and the estimate for each.
+_REMEMBERED_BYTES: Final = 4 * 1024 * 1024
+_SIZE_BYTES: Final = 256
+
+#: Stands for the size of a blob of which manifests state several.
+_CONTRADICTORY: Final = -1
+
+
+class BlobSizes:
+    """The sizes of blobs in manifests of upstreams."""
+
+    def __init__(self, json_budget: JsonBudget) -> None:
+        """
+        Args:
+            json_budget: limits the memory and time for large manifests.
+        """
+        self._json_budget = json_budget
+        self._sizes: BoundedCache[tuple[str, Digest], int] = BoundedCache(_REMEMBERED_BYTES, lambda _: _SIZE_BYTES)
+
+    def record(self, name: RepositoryName, manifest: bytes) -> None:
+        """Remember the sizes of the blobs that a manifest of a repository names; does nothing if it is invalid."""
+        with self._json_budget.reserve(manifest):
+            try:
+                for digest, size in self._json_budget.pace(_sizes(manifest)):
+                    known = self._sizes.get((str(name), digest))
+                    self._sizes.put((str(name), digest), size if known in (None, size) else _CONTRADICTORY)
+            except (ValueError, RecursionError):
+                return
+
+    def check(self, name: RepositoryName, digest: Digest, size: int | None) -> int | None:
+        """
+        Return the size of a blob that a repository has, bytes.
+
+        Args:
+            size: as the upstream announces it; None if it announces none.
+
+        Returns:
+            The size in the manifests, if they are known and agree; otherwise *size*.
+
+        Raises:
+            UpstreamError: the upstream announces another size than the manifests.
+        """
+        known = self._sizes.get((str(name), digest))
+        if known is None or known == _CONTRADICTORY:
+            return size
+        if size not in (None, known):
+            raise UpstreamError("The upstream registry has a blob of another size.", digest=str(digest), size=known)
+        return known
+
+
+def _sizes(manifest: bytes) -> Iterator[tuple[Digest, int]]:
+    config: dict[str, Any] = {}
+    for part in json_scanner.scan(manifest.decode()):
+        if part.kind is Kind.ITEM and part.key == "config":
+            config[part.name] = part.value
+        elif part.kind is Kind.ITEM and part.key == "layers" and isinstance(part.value, dict):
+            yield from _size(part.value)
+    yield from _size(config)
+
+
+def _size(descriptor: dict[str, Any]) -> Iterator[tuple[Digest, int]]:
+    size = descriptor.get("size")
+    if isinstance(size, int) and size >= 0:
+        try:
+            yield Digest.parse(str(descriptor.get("digest"))), size
+        except DigestInvalid:
+            return
