@@ -80,7 +80,7 @@ class TestTokens:
 
     def test_belong_to_one_repository_and_are_not_used_until_their_end(self, mirrored, upstream):
         hub = Hub(upstream)
-        clock = mirrored.services.mirror._clients[0]._authenticator._now = Clock()
+        clock = mirrored.services.mirror._clients[0].connection._authenticator._now = Clock()
         upstream.add("library/other", "v1", IMAGE)
         assert {200} == pull(mirrored)
         assert 200 == mirrored.get("manifests/v1", "up.example/library/other").status_code
