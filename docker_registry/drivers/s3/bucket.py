@@ -14,7 +14,7 @@ from docker_registry.concurrency import run_in_thread
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.s3.client import code_of, content_md5, registry_error_of, status_of, translated
 from docker_registry.drivers.s3.object_requests import ObjectRequests
-from docker_registry.drivers.s3.reading import Reading
+from docker_registry.drivers.s3.reading import NO_KEY, Reading
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
 _DELETE_BATCH: Final = 1000
@@ -27,8 +27,6 @@ _BUSY_PAUSES_SECONDS: Final = (0.05, 0.2, 0.8)
 #: After a successful listing, the bucket is assumed to exist for this long.
 _TRUST_SECONDS: Final = 30
 _PAGE_KEYS: Final = 1000
-#: In the body of a 404 for an object that does not exist; not in that for a bucket.
-_NO_KEY: Final = b"<Code>NoSuchKey</Code>"
 #: Sorts after every valid path component.
 _LAST: Final = "\U0010ffff"
 #: Metadata key that a touch sets.
@@ -211,9 +209,9 @@ class S3Bucket:
         answer = self._requests.send("GET", key)
         if answer is not None and answer.status == 200:
             return answer.content, answer.headers["etag"]
-        if answer is not None and answer.status == 404 and _NO_KEY in answer.content:
+        if answer is not None and answer.status == 404 and NO_KEY in answer.content:
             raise PathNotFound
-        reading = Reading(self.client, self.name, key)
+        reading = Reading(self.client, self._requests, self.name, key)
         blocks = reading.blocks(0, None)
         next(blocks)
         return b"".join(blocks), reading.etag
@@ -230,7 +228,7 @@ class S3Bucket:
             PathNotFound: there is no such object; raised by the call itself.
             StorageError: the object cannot be read, or was replaced or removed; also raised during iteration.
         """
-        blocks = Reading(self.client, self.name, key).blocks(offset, length)
+        blocks = Reading(self.client, self._requests, self.name, key).blocks(offset, length)
         next(blocks)
         return blocks
 

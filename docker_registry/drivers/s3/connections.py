@@ -1,5 +1,5 @@
 """
-Connections to the store for small requests.
+Connections to the store for requests of single objects.
 
 urllib3 opens them. The requests are written, and ordinary responses parsed, without its layers, which take most of the
 time of a small request. Responses with chunked bodies or interim responses are parsed by http.client.
@@ -15,6 +15,7 @@ from collections.abc import Callable, Mapping
 from contextlib import suppress
 from email.utils import parsedate_to_datetime
 from http.client import HTTPResponse
+from ssl import SSLWantReadError
 from typing import Any, Final, NamedTuple
 from urllib.parse import urlsplit
 
@@ -54,6 +55,73 @@ class Answer(NamedTuple):
         return parsedate_to_datetime(self.headers["last-modified"]).timestamp()
 
 
+class Download:
+    """
+    A response whose body is received in parts.
+
+    Attributes:
+        status: 200 or 206.
+        headers: by their names in lower case.
+        remaining: bytes of the body that have not been read yet.
+    """
+
+    __slots__ = ("_ahead", "_connection", "_connections", "headers", "remaining", "status")
+
+    def __init__(self, connections: Connections, connection: Any, head: _Head, length: int) -> None:
+        """
+        Args:
+            length: of the body in bytes.
+        """
+        self.status = head.status
+        self.headers = head.headers
+        self.remaining = length
+        self._ahead = head.ahead
+        self._connections = connections
+        self._connection = connection
+        if not length:
+            self._finish()
+
+    def read(self, max_bytes: int) -> bytes:
+        """
+        Return the next bytes of the body as soon as there are any; empty only at its end.
+
+        Raises:
+            OSError: the connection was lost before the end of the body.
+        """
+        if not self.remaining:
+            return b""
+        block, self._ahead = self._ahead, b""
+        try:
+            if not block:
+                block = _receive_available(self._connection, min(self.remaining, max_bytes))
+            if not block or len(block) > self.remaining:
+                raise ConnectionResetError("no complete response" if not block else "more than one response")
+        except TimeoutError:
+            self.close()
+            self._connections.close()  # the idle ones may lead to a host that is gone, too
+            raise
+        except BaseException:
+            self.close()
+            raise
+        self.remaining -= len(block)
+        if not self.remaining:
+            self._finish()
+        return bytes(block)
+
+    def close(self) -> None:
+        """Close the connection, unless the whole body was read."""
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
+
+    def _finish(self) -> None:
+        connection, self._connection = self._connection, None
+        if self._ahead or not _is_reusable(connection, self.headers):
+            connection.close()
+        else:
+            self._connections.keep(connection)
+
+
 class Connections:
     """Persistent connections to one server, which greenlets and threads may share."""
 
@@ -91,7 +159,7 @@ class Connections:
             else:
                 connection.sendall(head)
                 connection.sendall(body)
-            answer, is_reusable = _receive(connection, method)
+            answer, is_reusable = _receive_rest(connection, method, _receive_head(connection))
         except TimeoutError:
             connection.close()
             self.close()  # the others may lead to a host that is gone, too
@@ -99,11 +167,54 @@ class Connections:
         except BaseException:
             connection.close()
             raise
-        if is_reusable and len(self._idle) < self._max_idle:
-            self._idle.append((connection, time.monotonic()))
+        if is_reusable:
+            self.keep(connection)
         else:
             connection.close()
         return answer
+
+    def download(self, head: bytes) -> Download | Answer:
+        """
+        Send a GET request once, and return as soon as the head of the response was received.
+
+        Args:
+            head: as for :meth:`exchange`.
+
+        Returns:
+            The whole response if it is an error or a redirect.
+
+        Raises:
+            OSError, HTTPException, HTTPError: there was no complete response, an interim one, or a body without
+                Content-Length.
+        """
+        connection = self._connection()
+        try:
+            connection.sendall(head)
+            received = _receive_head(connection)
+            if received.status in (200, 206) and received.length is not None:
+                return Download(self, connection, received, received.length)
+            if received.status < 300:  # the body may be long
+                raise ConnectionResetError("not an ordinary response")
+            answer, is_reusable = _receive_rest(connection, "GET", received)
+        except TimeoutError:
+            connection.close()
+            self.close()
+            raise
+        except BaseException:
+            connection.close()
+            raise
+        if is_reusable:
+            self.keep(connection)
+        else:
+            connection.close()
+        return answer
+
+    def keep(self, connection: Any) -> None:
+        """Keep a connection that is ready for the next request, or close it if there are enough."""
+        if len(self._idle) < self._max_idle:
+            self._idle.append((connection, time.monotonic()))
+        else:
+            connection.close()
 
     def close(self) -> None:
         """Close all idle connections."""
@@ -145,8 +256,29 @@ def _opened(connection: HTTPConnection) -> Any:
     return connection.sock
 
 
-def _receive(connection: Any, method: str) -> tuple[Answer, bool]:
-    """Receive a response; return also whether the connection can be used again."""
+class _Head(NamedTuple):
+    """
+    The head of a response, and what was received with it.
+
+    Attributes:
+        status: 0 if the head is not that of an ordinary response.
+        ahead: the beginning of the body.
+        received: all bytes.
+    """
+
+    status: int
+    headers: Mapping[str, str]
+    ahead: bytes
+    received: bytes
+
+    @property
+    def length(self) -> int | None:
+        """The length of the body by its header, bytes; None if the header is missing or does not count."""
+        length = self.headers.get("content-length", "")
+        return int(length) if length.isdecimal() and "transfer-encoding" not in self.headers else None
+
+
+def _receive_head(connection: Any) -> _Head:
     received = connection.recv(_RECEIVE_BYTES)
     while (end := received.find(b"\r\n\r\n")) < 0:
         block = connection.recv(_RECEIVE_BYTES)
@@ -154,16 +286,18 @@ def _receive(connection: Any, method: str) -> tuple[Answer, bool]:
             raise ConnectionResetError("no complete response")
         received += block
     first, *lines = received[:end].decode("latin-1").split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in (line.partition(":") for line in lines)}
+    headers = {name.lower(): value.strip() for name, _, value in [line.partition(":") for line in lines]}
     version, _, rest = first.partition(" ")
     status = int(rest[:3]) if version == "HTTP/1.1" and rest[:3].isdecimal() else 0
-    if method == "HEAD" or status in (204, 304):
-        length = "0"
-    else:
-        length = "" if "transfer-encoding" in headers else headers.get("content-length", "")
-    if status < 200 or not length.isdecimal():
-        return _parse(connection, method, received)
-    blocks, missing = [received[end + 4 :]], int(length) - (len(received) - end - 4)
+    return _Head(status, headers, received[end + 4 :], received)
+
+
+def _receive_rest(connection: Any, method: str, head: _Head) -> tuple[Answer, bool]:
+    """Receive the rest of a response; return also whether the connection can be used again."""
+    length = 0 if method == "HEAD" or head.status in (204, 304) else head.length
+    if head.status < 200 or length is None:
+        return _parse(connection, method, head.received)
+    blocks, missing = [head.ahead], length - len(head.ahead)
     while missing > 0:
         block = connection.recv(min(missing, _MAX_RECEIVE_BYTES))
         if not block:
@@ -172,8 +306,33 @@ def _receive(connection: Any, method: str) -> tuple[Answer, bool]:
         missing -= len(block)
     if missing:
         raise ConnectionResetError("more than one response")
+    return Answer(head.status, head.headers, b"".join(blocks)), _is_reusable(connection, head.headers)
+
+
+def _receive_available(connection: Any, max_bytes: int) -> bytes:
+    """Wait for bytes and return those that are there; empty if the server has closed the connection."""
+    block: bytes = connection.recv(max_bytes)
+    if not hasattr(connection, "pending"):
+        return block
+    blocks, size = [block], len(block)  # TLS returns one record of at most 16 KiB at a time
+    seconds = connection.gettimeout()
+    connection.settimeout(0)
+    try:
+        while block and size < max_bytes:
+            block = connection.recv(max_bytes - size)
+            blocks.append(block)
+            size += len(block)
+    except (BlockingIOError, SSLWantReadError):
+        pass
+    finally:
+        connection.settimeout(seconds)
+    return b"".join(blocks)
+
+
+def _is_reusable(connection: Any, headers: Mapping[str, str]) -> bool:
+    """Return whether a connection can be used again after a complete response."""
     has_more = getattr(connection, "pending", int)()  # decrypted already, so that poll would not see it
-    return Answer(status, headers, b"".join(blocks)), not has_more and headers.get("connection", "").lower() != "close"
+    return not has_more and headers.get("connection", "").lower() != "close"
 
 
 def _parse(connection: Any, method: str, received: bytes) -> tuple[Answer, bool]:

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import socket
 import ssl
-import threading
 from datetime import datetime, timezone
 from http.client import HTTPException
 
@@ -20,6 +18,7 @@ from botocore.credentials import Credentials
 from docker_registry.drivers.s3.connections import Connections
 from docker_registry.drivers.s3.signatures import RequestSigner
 from tests.support.certificates import Authority
+from tests.support.servers.scripted import Scripted
 
 SETTINGS = {
     "content-md5": "1B2M2Y8AsgTpgAmY7PhCfg==",
@@ -64,58 +63,6 @@ class TestASignature:
         renewed = signer.sign("GET", "/a", {})
         for made, key, at in ((first, keys[0], moment), (later, keys[0], now[0]), (renewed, keys[1], now[0])):
             assert made == RequestSigner(key, "us-east-1", "host", lambda at=at: at).sign("GET", "/a", {})
-
-
-class Scripted:
-    """A server that sends a prepared response to each request; an empty one closes the connection instead."""
-
-    def __init__(self, *responses, context=None, host="127.0.0.1"):
-        self._responses = list(responses)
-        self._listener = socket.create_server((host, 0))
-        self._context = context
-        self.accepted = 0
-        self._thread = threading.Thread(target=self._serve, daemon=True)
-
-    def __enter__(self):
-        self._thread.start()
-        return self
-
-    def __exit__(self, *_):
-        self._listener.close()
-
-    @property
-    def address(self):
-        return self._listener.getsockname()
-
-    def _serve(self):
-        while self._responses:
-            connection, _ = self._listener.accept()
-            self.accepted += 1
-            with connection:
-                self._answer(connection)
-
-    def _answer(self, connection):
-        if self._context is not None:
-            try:
-                connection = self._context.wrap_socket(connection, server_side=True)
-            except OSError:
-                self._responses.clear()
-                return
-        with connection:
-            while self._responses and b"\r\n\r\n" in self._receive(connection):
-                response = self._responses.pop(0)
-                if not response:
-                    return
-                for part in response if isinstance(response, tuple) else (response,):
-                    connection.sendall(part)
-                if b"connection: close" in response:
-                    return
-
-    def _receive(self, connection):
-        received = b""
-        while b"\r\n\r\n" not in received and (block := connection.recv(65536)):
-            received += block
-        return received
 
 
 def open_connections(server, ca_file=None):
@@ -207,6 +154,85 @@ class TestAConnection:
             connections.close()
 
 
+LONG = bytes(range(256)) * 400
+LONG_RESPONSE = b'HTTP/1.1 200 OK\r\nETag: "1"\r\nContent-Length: 102400\r\n\r\n' + LONG
+
+
+def read_whole(download):
+    return b"".join(iter(lambda: download.read(10_000), b""))
+
+
+class TestADownload:
+    @pytest.mark.parametrize(
+        "response", [LONG_RESPONSE, (LONG_RESPONSE[:20], LONG_RESPONSE[20:70], LONG_RESPONSE[70:])]
+    )
+    def test_is_received_in_parts_and_its_connection_used_again(self, response):
+        with Scripted(response, SHORT.replace(b"200", b"206"), SHORT.replace(b"5", b"0")[:-5], SHORT) as server:
+            connections = open_connections(server)
+            download = connections.download(REQUEST)
+            assert (200, '"1"', len(LONG)) == (download.status, download.headers["etag"], download.remaining)
+            assert (LONG, 0) == (read_whole(download), download.remaining)
+            for status, content in ((206, b"short"), (200, b""), (200, b"short")):
+                download = connections.download(REQUEST)
+                assert (status, content) == (download.status, read_whole(download))
+                download.close()
+            connections.close()
+            assert 1 == server.accepted
+
+    def test_that_is_closed_early_closes_its_connection(self):
+        with Scripted(LONG_RESPONSE, SHORT) as server:
+            connections = open_connections(server)
+            download = connections.download(REQUEST)
+            assert download.read(10)
+            download.close()
+            assert b"short" == read_whole(connections.download(REQUEST))
+            connections.close()
+            assert 2 == server.accepted
+
+    @pytest.mark.parametrize("response", [LONG_RESPONSE[:-1], LONG_RESPONSE[:70], SHORT + b"x"])
+    def test_is_never_shorter_or_longer_than_announced(self, response):
+        closing = response if response.startswith(SHORT) else response.replace(b" OK", b" OK\r\nconnection: close")
+        with Scripted(closing, SHORT) as server:
+            connections = open_connections(server)
+            download = connections.download(REQUEST)
+            with pytest.raises(OSError, match="response"):
+                read_whole(download)
+            assert b"short" == read_whole(connections.download(REQUEST))
+            connections.close()
+            assert 2 == server.accepted
+
+    @pytest.mark.parametrize(
+        "response",
+        [
+            b"",
+            CHUNKED.replace(b"404 Not Found", b"200 OK"),
+            b"HTTP/1.1 103 Early Hints\r\n\r\n" + SHORT,
+            b"HTTP/1.1 100 Continue\r\n\r\n" + SHORT,
+            SHORT.replace(b"HTTP/1.1", b"HTTP/1.0"),
+            SHORT.replace(b"Content-Length: 5", b"Content-Length: -5"),
+            SHORT.replace(b"Content-Length: 5", b"X: 5"),
+            b"HTTP/1.1 204 No Content\r\n\r\n",
+        ],
+    )
+    def test_is_refused_if_its_length_is_unknown(self, response):
+        with Scripted(response, SHORT) as server:
+            connections = open_connections(server)
+            with pytest.raises((OSError, HTTPException)):
+                connections.download(REQUEST)
+            assert b"short" == read_whole(connections.download(REQUEST))
+            connections.close()
+            assert 2 == server.accepted
+
+    @pytest.mark.parametrize("response", [SHORT.replace(b"200 OK", b"412 No"), CHUNKED.replace(b"404", b"503")])
+    def test_is_a_whole_answer_if_it_is_an_error(self, response):
+        with Scripted(response, SHORT) as server:
+            connections = open_connections(server)
+            assert connections.download(REQUEST).content in (b"short", b"abcde")
+            assert b"short" == read_whole(connections.download(REQUEST))
+            connections.close()
+            assert 1 == server.accepted
+
+
 class TestAConnectionWithTls:
     def test_needs_a_trusted_certificate_of_the_host(self, tmp_path):
         (tmp_path / "other").mkdir()
@@ -226,6 +252,20 @@ class TestAConnectionWithTls:
                     with pytest.raises(Exception, match=r"certificate|doesn't match|not valid"):
                         connections.exchange("GET", REQUEST)
                 connections.close()
+
+    def test_receives_a_body_in_parts(self, tmp_path):
+        authority = Authority(tmp_path)
+        context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+        context.load_cert_chain(*authority.issue("store.test"))
+        with Scripted(LONG_RESPONSE, LONG_RESPONSE[:-1], SHORT, context=context) as server:
+            connections = open_connections(server, str(authority.file))
+            assert read_whole(connections.download(REQUEST)) == LONG
+            download = connections.download(REQUEST)
+            assert download.read(len(LONG))
+            download.close()
+            assert b"short" == read_whole(connections.download(REQUEST))
+            connections.close()
+            assert 2 == server.accepted
 
     def test_is_not_used_again_if_more_than_the_response_was_decrypted(self, tmp_path):
         authority = Authority(tmp_path)
