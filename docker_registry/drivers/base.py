@@ -154,6 +154,14 @@ class StorageDriver(ABC):
         """
         return self.find_size(path) is not None
 
+    def has_kept(self, path: str) -> bool:
+        """
+        Return whether a file that this greenlet has just written in a batch is still there, as :meth:`has_file` does.
+
+        A driver may answer from what it learned at the end of the batch, once.
+        """
+        return self.has_file(path)
+
     @abstractmethod
     def stat(self, path: str) -> Stat:
         """Return the metadata of a file; raises PathNotFound for a folder."""

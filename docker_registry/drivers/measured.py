@@ -33,6 +33,7 @@ _ACTIONS: Final = {
     "find_size": "Stat",
     "find_sizes": "Stat",
     "has_file": "Stat",
+    "has_kept": "Stat",
     "move": "Move",
     "remove": "Delete",
     "discard": "Delete",

@@ -10,6 +10,7 @@ The paths under which drivers keep files.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from functools import lru_cache
 from typing import Final
 
 from docker_registry.errors import PathInvalid
@@ -17,6 +18,7 @@ from docker_registry.errors import PathInvalid
 MAX_COMPONENT_BYTES: Final = 255
 
 
+@lru_cache(maxsize=1024)  # each layer of drivers checks the paths of a request
 def check_path(path: str, *, root: bool = False) -> str:
     """
     Return *path* if it follows the path grammar.

@@ -255,8 +255,9 @@ class ManifestPushes:
     def _complete(self, name: RepositoryName, descriptor: Descriptor, document: Payload, tags: Sequence[Tag]) -> None:
         """Restore the link, referrer entry and tags that another request deleted during the push."""
         digest = descriptor.digest
+        is_there = self._driver.has_kept(layout.revision_link(name, digest))
         while True:
-            if not self._manifests.exists(name, digest):
+            if not is_there:
                 self._refer(name, descriptor, document)
                 self._manifests.link(name, digest, document)
                 # Write the entry and tags after the link: without it, a concurrent deletion may remove them.
@@ -265,6 +266,7 @@ class ManifestPushes:
                     self._tags.links.restore(name, tag, digest)
             elif len(tags) < 2 or not self._tags.links.restore_missing(name, tags, digest):
                 return
+            is_there = self._manifests.exists(name, digest)
 
     def _refer(self, name: RepositoryName, descriptor: Descriptor, document: Payload) -> None:
         """Record a manifest that has a subject as a referrer."""

@@ -61,7 +61,10 @@ class CircuitBreaker:
             max_wait_seconds: total wait time of one request.
             pause_seconds: how long the circuit stays open after a failure before a trial.
         """
+        from redis.exceptions import RedisError
+
         self._redis = redis
+        self._redis_error = RedisError
         self._address = address
         self._pause_seconds = pause_seconds
         self._wait_time = _WaitTime(max_wait_seconds)
@@ -76,8 +79,6 @@ class CircuitBreaker:
             Unavailable: the call failed, or the circuit is open.
             OutOfMemory: Redis is out of memory.
         """
-        from redis.exceptions import RedisError
-
         is_trial = self._retry_at is not None
         if self._retry_at is not None:
             if time.monotonic() < self._retry_at:
@@ -88,7 +89,7 @@ class CircuitBreaker:
             # Name lookup, connection, authentication and response share one deadline.
             with responsive_deadline(self._wait_time.remaining()) as waited:
                 result = work(self._redis)
-        except (RedisError, OSError) as error:
+        except (self._redis_error, OSError) as error:
             if _is_out_of_memory(error):
                 self._set_full(True)
                 raise OutOfMemory from None

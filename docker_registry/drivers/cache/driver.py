@@ -149,6 +149,10 @@ class CachedDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         return self.find_size(path) is not None
 
+    def has_kept(self, path: str) -> bool:
+        """See :class:`StorageDriver`; the end of the batch tells it."""
+        return self._invalidation.was_settled(path) or self.has_file(path)
+
     def exists(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
         lookup = self._look_up(PRESENCE, path)
@@ -167,6 +171,8 @@ class CachedDriver(StorageDriver):
         if not IMMUTABLE.fullmatch(path):
             dependencies.make_uncacheable()
             return self.driver.stream_read(path, offset, length)
+        if length is not None and length > self._max_bytes:
+            return self.driver.stream_read(path, offset, length)  # not cached here, and the same each time it is read
         lookup = self._look_up(CONTENT, path)
         if lookup.value is not None:
             content = lookup.value[offset : None if length is None else offset + length]
@@ -222,8 +228,10 @@ class CachedDriver(StorageDriver):
 
     def open_file(self, path: str) -> BinaryIO | None:
         """See :class:`StorageDriver`."""
-        dependencies.make_uncacheable()
-        return self.driver.open_file(path)
+        file = self.driver.open_file(path)
+        if file is not None:
+            dependencies.make_uncacheable()
+        return file
 
     def content_redirect_url(self, path: str) -> str | None:
         """See :class:`StorageDriver`."""

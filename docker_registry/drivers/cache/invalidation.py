@@ -55,6 +55,11 @@ class _Batch:
 #: The batch of this greenlet; None outside of such a block.
 _current_batch: ContextVar[_Batch | None] = ContextVar("current_batch", default=None)
 
+#: The cache and the paths of the files that this greenlet's last batch wrote and that were there at its end.
+_last_settled: ContextVar[tuple[LeasedCache | None, frozenset[str]]] = ContextVar(
+    "last_settled", default=(None, frozenset())
+)
+
 
 @dataclass(slots=True)
 class Written:
@@ -102,11 +107,23 @@ class Invalidation:
         finally:
             _current_batch.reset(token)
             written = iter(batch.written.items())
+            settled: frozenset[str] = frozenset()
             while some := dict(islice(written, _SETTLED_AT_ONCE)):
-                self._cache.settle(SIZE, some, batch.broken, SECONDS)
+                settled |= self._cache.settle(SIZE, some, batch.broken, SECONDS)
                 batch.broken.clear()
+            _last_settled.set((self._cache, settled))
             if batch.broken:
                 self._cache.break_leases(batch.broken)
+
+    def was_settled(self, path: str) -> bool:
+        """
+        Return whether this greenlet has written a file in its last batch, and it was there at the end; once only.
+
+        Then no other change of the file had begun or ended since the batch began to write it.
+        """
+        cache, settled = _last_settled.get()
+        _last_settled.set((None, frozenset()))
+        return cache is self._cache and path in settled
 
     def announce(self, paths: Sequence[str]) -> None:
         """Invalidate files that will be written in the current batch, with one request to Redis."""

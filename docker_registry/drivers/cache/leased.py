@@ -28,10 +28,12 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha1
-from typing import TYPE_CHECKING, Final, TypeVar
+from itertools import chain
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
 from docker_registry.drivers.cache import scripts
 from docker_registry.drivers.cache.circuit_breaker import CircuitBreaker, OutOfMemory, Unavailable
+from docker_registry.drivers.cache.commands import RedisCommands, Script
 from docker_registry.drivers.cache.pending_invalidations import PendingInvalidations
 from docker_registry.drivers.paths import folders_above
 
@@ -83,11 +85,12 @@ class LeasedCache:
         """
         self._circuit = circuit
         self._identity = identity
-        self._look_up = redis.register_script(scripts.LOOK_UP)
-        self._fill = redis.register_script(scripts.FILL)
-        self._confirm = redis.register_script(scripts.CONFIRM)
-        self._renew = redis.register_script(scripts.RENEW)
-        self._settle = redis.register_script(scripts.SETTLE)
+        self._commands = RedisCommands(redis)
+        self._look_up = Script(self._commands, scripts.LOOK_UP)
+        self._fill = Script(self._commands, scripts.FILL)
+        self._confirm = Script(self._commands, scripts.CONFIRM)
+        self._renew = Script(self._commands, scripts.RENEW)
+        self._settle = Script(self._commands, scripts.SETTLE)
         self._pending = PendingInvalidations(redis)
         self.requests = self.hits = self.errors = 0
 
@@ -105,21 +108,21 @@ class LeasedCache:
         if prefix is None or not paths:
             return [Lookup() for _ in paths]
         self.requests += len(paths)
-        keys, positions, arguments = _keys(prefix, fact, paths)
+        keys = _keys(prefix, fact, paths)
         token = secrets.token_hex(8)
         try:
             *found, told = self._call(
-                lambda _: self._look_up(
-                    [*positions, *(entry for entry, *_ in keys)],
-                    [token, _LEASE_MILLISECONDS, len(positions), *arguments],
+                lambda _: self._look_up.run(
+                    [*keys.generations, *keys.entries],
+                    [token, _LEASE_MILLISECONDS, len(keys.generations), *keys.positions],
                 )
             )
         except (Unavailable, OutOfMemory):
             return [Lookup() for _ in paths]
-        current = dict(zip(positions, told.split(b" "), strict=True))
+        current = dict(zip(keys.generations, told.split(b" "), strict=True))
         return [
-            self._lookup(value, entry, {key: current[key] for key in generations})
-            for value, (entry, *generations) in zip(found, keys, strict=True)
+            self._lookup(value, entry, {key: current[key] for key in above})
+            for value, entry, above in zip(found, keys.entries, keys.above, strict=True)
         ]
 
     def _lookup(self, value: bytes, key: str, generations: Mapping[str, bytes]) -> Lookup:
@@ -142,9 +145,9 @@ class LeasedCache:
         prefix = self._prefix()
         if prefix is None:
             return False
-        keys = _entry_and_generations(prefix, fact, path)
+        keys = [f"{prefix}:{fact}:{path}", *_generations(prefix, path.rpartition("/")[0])]
         try:
-            is_filled = self._call(lambda _: self._fill(keys, [lease, value, int((seconds or 0) * 1000)]))
+            is_filled = self._call(lambda _: self._fill.run(keys, [lease, value, int((seconds or 0) * 1000)]))
         except (Unavailable, OutOfMemory):
             return False
         self._circuit.record_stored()
@@ -164,23 +167,22 @@ class LeasedCache:
         prefix = self._prefix()
         if prefix is None:
             return None
-        keys, positions, arguments = _keys(prefix, fact, paths)
-        entries = [entry for entry, *_ in keys]
+        keys = _keys(prefix, fact, paths)
         broken = [f"{prefix}:{other}:{at}" for other, at in further]
         token = secrets.token_hex(8).encode()
-        is_renewed = self._invalidate(
-            lambda _: self._renew(
-                [*entries, *positions, *broken],
-                [len(entries), len(positions), token, _LEASE_MILLISECONDS, *arguments],
+        renewed = self._invalidate(
+            lambda _: self._renew.run(
+                [*keys.entries, *keys.generations, *broken],
+                [len(keys.entries), len(keys.generations), token, _LEASE_MILLISECONDS, *keys.positions],
             ),
             prefix,
-            [*entries, *broken],
+            [*keys.entries, *broken],
         )
-        return token if is_renewed else None
+        return None if renewed is None else token
 
     def settle(
         self, fact: str, values: Mapping[str, tuple[bytes, bytes]], further: Iterable[tuple[str, str]], seconds: float
-    ) -> None:
+    ) -> frozenset[str]:
         """
         End changes of paths that were begun with :meth:`renew`: cache the new values, and break the further entries.
 
@@ -189,23 +191,29 @@ class LeasedCache:
         Args:
             values: for each path the lease and the value.
             seconds: lifetime of the values.
+
+        Returns:
+            The paths whose values are cached now.
         """
         prefix = self._prefix()
         if prefix is None:
-            return
-        keys, positions, arguments = _keys(prefix, fact, [*values])
-        entries = [entry for entry, *_ in keys]
+            return frozenset()
+        keys = _keys(prefix, fact, values)
         broken = [f"{prefix}:{other}:{at}" for other, at in further]
         each = [
-            item for argument, settled in zip(arguments, values.values(), strict=True) for item in (argument, *settled)
+            item
+            for positions, settled in zip(keys.positions, values.values(), strict=True)
+            for item in (positions, *settled)
         ]
-        self._invalidate(
-            lambda _: self._settle(
-                [*entries, *positions, *broken], [len(entries), len(positions), int(seconds * 1000), *each]
+        settled = self._invalidate(
+            lambda _: self._settle.run(
+                [*keys.entries, *keys.generations, *broken],
+                [len(keys.entries), len(keys.generations), int(seconds * 1000), *each],
             ),
             prefix,
-            [*entries, *broken],
+            [*keys.entries, *broken],
         )
+        return frozenset(path for path, is_cached in zip(values, settled or (), strict=False) if is_cached)
 
     def confirm(self, keys: Sequence[str], total: bytes, rest: Sequence[bytes]) -> bool:
         """
@@ -219,7 +227,7 @@ class LeasedCache:
         """
         self._circuit.begin_request()
         try:
-            return bool(self._call(lambda _: self._confirm(keys, [total, *rest])))
+            return bool(self._call(lambda _: self._confirm.run(keys, [total, *rest])))
         except (Unavailable, OutOfMemory):
             return False
 
@@ -239,18 +247,17 @@ class LeasedCache:
         keys = [f"{prefix}:{fact}:{path}" for fact, path in entries]
         if folder is not None:
             keys.append(f"{prefix}:g:{folder}")
-        self._invalidate(lambda redis: redis.delete(*keys), prefix, keys)
+        self._invalidate(lambda _: self._commands.send("DEL", *keys), prefix, keys)
 
-    def _invalidate(self, work: Callable[[Redis], object], prefix: str, keys: Sequence[str]) -> bool:
-        """Call Redis to invalidate keys; return False if it is unavailable. Then they remain pending."""
+    def _invalidate(self, work: Callable[[Redis], Result], prefix: str, keys: Sequence[str]) -> Result | None:
+        """Call Redis to invalidate keys; return None if it is unavailable. Then they remain pending."""
         try:
-            self._call(work)
+            return self._call(work)
         except BaseException as error:  # also if this greenlet is killed
             self._pending.add(keys, f"{prefix}:g:")
             if not isinstance(error, Unavailable | OutOfMemory):
                 raise
-            return False
-        return True
+            return None
 
     def _call(self, work: Callable[[Redis], Result]) -> Result:
         def flush_and_work(redis: Redis) -> Result:
@@ -259,13 +266,33 @@ class LeasedCache:
 
         try:
             return self._circuit.call(flush_and_work)
-        except (Unavailable, OutOfMemory):
+        except Unavailable:
+            self.errors += 1
+            self._commands.close()  # after a restart of the server, all idle connections are dead
+            raise
+        except OutOfMemory:
             self.errors += 1
             raise
 
     def _prefix(self) -> str | None:
         identity = self._identity()
         return None if identity is None else f"docker-registry:{{{identity}}}"
+
+
+class _Keys(NamedTuple):
+    """
+    The keys of the entries of several paths, and those of their generations.
+
+    Attributes:
+        above: for each entry the generations of the folders above its path.
+        generations: all of them, each once.
+        positions: for each entry the positions of its generations among all, from 1, separated by spaces.
+    """
+
+    entries: list[str]
+    above: list[tuple[str, ...]]
+    generations: list[str]
+    positions: list[str]
 
 
 def sum_of(values: Iterable[bytes]) -> bytes:
@@ -278,27 +305,19 @@ def _stamp(generations: Iterable[bytes]) -> bytes:
     return sha1(b" ".join(generations), usedforsecurity=False).hexdigest().encode()
 
 
-def _entry_and_generations(prefix: str, fact: str, path: str) -> list[str]:
-    return [f"{prefix}:{fact}:{path}", *_generations(prefix, path.rpartition("/")[0])]
-
-
 @lru_cache(maxsize=1024)  # a request looks up and changes several files of a folder, each more than once
 def _generations(prefix: str, folder: str) -> tuple[str, ...]:
     """Return the keys of the generations of a folder and of those that contain it, the root first."""
     return tuple([f"{prefix}:g:{each}" for each in ("", *folders_above(folder and f"{folder}/"))])
 
 
-def _keys(prefix: str, fact: str, paths: Iterable[str]) -> tuple[list[list[str]], dict[str, int], list[str]]:
-    """
-    Return the keys of the entries of several paths, each with those of its generations.
-
-    Returns:
-        For each path the keys; the position of each generation among all of them, from 1; and for each path the
-        positions of its generations, separated by spaces.
-    """
-    keys = [_entry_and_generations(prefix, fact, path) for path in paths]
-    positions: dict[str, int] = {}
-    for _, *generations in keys:
-        for key in generations:
-            positions.setdefault(key, len(positions) + 1)
-    return keys, positions, [" ".join([str(positions[key]) for key in generations]) for _, *generations in keys]
+def _keys(prefix: str, fact: str, paths: Iterable[str]) -> _Keys:
+    above = [_generations(prefix, path.rpartition("/")[0]) for path in paths]
+    generations = [*dict.fromkeys(chain.from_iterable(above))]
+    positions = dict(zip(generations, map(str, range(1, len(generations) + 1)), strict=True))
+    return _Keys(
+        entries=[f"{prefix}:{fact}:{path}" for path in paths],
+        above=above,
+        generations=generations,
+        positions=[" ".join(map(positions.__getitem__, each)) for each in above],
+    )

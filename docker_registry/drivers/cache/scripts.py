@@ -103,11 +103,13 @@ for i = 1, entries do
   end
   redis.call('SET', KEYS[i], redis.sha1hex(table.concat(stamp, ' ')) .. 'L' .. ARGV[3], 'PX', ARGV[4])
 end
+return 1
 """
 
 #: KEYS: as for :data:`RENEW`; ARGV: the numbers of entries and of generations, the lifetime of the values in
 #: milliseconds, then for each entry the positions of its generations, the lease and the value. Replaces exactly these
-#: leases by the values, or removes the entries; removes the further ones.
+#: leases by the values, or removes the entries; removes the further ones. Returns for each entry 1 if it has its value,
+#: otherwise 0.
 SETTLE: Final = """
 local entries, count = tonumber(ARGV[1]), tonumber(ARGV[2])
 local generations = {}
@@ -117,6 +119,7 @@ end
 for i = entries + count + 1, #KEYS do
   redis.call('DEL', KEYS[i])
 end
+local settled = {}
 for i = 1, entries do
   local stamp, is_known = {}, true
   for position in string.gmatch(ARGV[1 + 3 * i], '%d+') do
@@ -127,10 +130,13 @@ for i = 1, entries do
   stamp = is_known and redis.sha1hex(table.concat(stamp, ' '))
   if is_known and redis.pcall('GET', KEYS[i]) == stamp .. 'L' .. ARGV[2 + 3 * i] then
     redis.call('SET', KEYS[i], stamp .. 'V' .. ARGV[3 + 3 * i], 'PX', ARGV[3])
+    settled[i] = 1
   else
     redis.call('DEL', KEYS[i])
+    settled[i] = 0
   end
 end
+return settled
 """
 
 #: KEYS: entries and generations; ARGV: the expected sum of the first values

@@ -448,7 +448,17 @@ class TestTheSizeOfAFileThatWasWrittenToAnObjectStore:
             writer.put_content(PATH, b"newer")
             _ = reader.find(PATH), writer.find_size(PATH)  # what they find is cached
         expected = store._files[PATH][0] if PATH in store._files else None
+        assert (expected is not None) == writer.has_kept(PATH)
         assert (expected, expected and len(expected)) == (reader.find(PATH), reader.find_size(PATH))
+
+    def test_is_not_that_of_an_earlier_batch(self, store, reader, writer):
+        with writer.batch():
+            writer.put_content(PATH, b"newer")
+        with writer.batch():
+            writer.put_content("a/b", b"")
+        store.remove(PATH)
+        reader.cache.break_leases([("size", PATH)])
+        assert not writer.has_kept(PATH)
 
     def test_takes_two_calls_of_redis_for_the_writes_of_a_batch(self, writer):
         calls = []
@@ -458,7 +468,8 @@ class TestTheSizeOfAFileThatWasWrittenToAnObjectStore:
             writer.announce_writes([PATH, "a/b"])
             writer.put_content(PATH, b"newer")
             writer.put_content("a/b", b"")
-        assert 2 == len(calls)
+        assert (True, 2) == (writer.has_kept("a/b"), len(calls))  # the end of the batch has told it
+        assert (True, 3) == (writer.has_kept("a/b"), len(calls))  # but only once
 
     def test_is_not_known_after_an_error(self, store, reader, writer, meanwhile):
         store.put_content(PATH, b"old")

@@ -151,7 +151,6 @@ VERBS = {
     "stat": lambda driver: driver.stat("a/b/c"),
     "list_directory": lambda driver: list(driver.list_directory("a")),
     "walk": lambda driver: list(driver.walk("a")),
-    "open_file": lambda driver: driver.open_file("a/b/c"),
     "content_redirect_url": lambda driver: driver.content_redirect_url("a/b/c"),
     "stream_read": lambda driver: list(driver.stream_read("a/b/c")),
 }
@@ -161,6 +160,25 @@ class TestAnUncachedRead:
     @pytest.mark.parametrize("verb", VERBS.values(), ids=VERBS)
     def test_is_not_recorded(self, here, verb):
         assert not collect(lambda: verb(here)).is_complete
+
+    def test_of_a_local_file_is_not_recorded(self, tmp_path, redis_server, identity, here):
+        local = cached(FileDriver(str(tmp_path)), redis_server, identity)
+        local.put_content("a/b", b"1")
+        assert not collect(lambda: local.open_file("a/b").close()).is_complete
+        assert collect(lambda: here.open_file("a/b")).is_complete  # None, as for each file of that store
+
+    def test_of_a_large_blob_depends_on_nothing(self, store, here):
+        path = f"docker/registry/v2/blobs/sha256/ab/{64 * 'ab'[:1]}/data"
+        store.put_content(path, bytes(70_000))
+        for options, is_complete in (
+            ({"length": 70_000}, True),
+            ({"offset": 1, "length": 69_999}, True),
+            ({}, False),
+            ({"length": 10}, False),
+        ):
+            assert is_complete == collect(lambda options=options: list(here.stream_read(path, **options))).is_complete
+        store.put_content("a/large", bytes(70_000))
+        assert not collect(lambda: list(here.stream_read("a/large", 0, 70_000))).is_complete
 
     def test_is_not_recorded_if_the_store_has_folder_versions(self, tmp_path, redis_server, identity):
         assert not cached(FileDriver(str(tmp_path)), redis_server, identity).capabilities.tracks_dependencies
