@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Final
 
 from flask import Response, request
@@ -93,12 +94,19 @@ def _send(file: ServedFile, part: ByteRange, status: int, headers: dict[str, str
     wrapper = request.environ.get("wsgi.file_wrapper")
     opened = file.open() if wrapper else None
     if wrapper is None or opened is None:
-        segments = file.segments(part.start, part.length) if wrapper and _sends_segments() else None
-        if wrapper is not None and segments is not None:
-            return _stream(wrapper(ArrivingBody(segments), _BLOCK_BYTES), status, headers)
+        if wrapper is not None and _sends_segments():
+            return _stream(wrapper(_arriving(file, part), _BLOCK_BYTES), status, headers)
         return _stream(_EagerBlocks(file.read(part.start, part.length)), status, headers)
     opened.seek(part.start)
     return _stream(wrapper(opened, _BLOCK_BYTES), status, headers)
+
+
+def _arriving(file: ServedFile, part: ByteRange) -> ArrivingBody:
+    segments = file.segments(part.start, part.length)
+    if segments is not None:
+        return ArrivingBody(segments)
+    read = partial(file.read, part.start, part.length)
+    return ArrivingBody(read(), read)
 
 
 def _send_parts(file: ServedFile, parts: Sequence[ByteRange], headers: dict[str, str]) -> Response:
@@ -228,15 +236,17 @@ class ArrivingBody:
 
     Attributes:
         is_arriving: True: the next segment may take a while.
+        read_again: reads the same body again, for another response; None if it cannot be read again.
     """
 
     is_arriving = True
 
-    def __init__(self, segments: Iterator[Segment]) -> None:
+    def __init__(self, segments: Iterator[Segment], read_again: Callable[[], Iterator[bytes]] | None = None) -> None:
         """
         Args:
             segments: of the body; the first one is awaited, so that an error can still become the response.
         """
+        self.read_again = read_again
         self._segments = segments
         self._first: Segment = next(segments, b"")
         self._context: AbstractContextManager[None] | None = None
@@ -244,8 +254,13 @@ class ArrivingBody:
         self._file = open(os.devnull, "rb", buffering=0)  # noqa: SIM115, PTH123 - closed by close()
 
     def report(self, context: AbstractContextManager[None]) -> None:
-        """Enter a context when the body begins to be sent, and leave it at the end or when the body is closed."""
+        """
+        Enter a context when the body begins to be sent, and leave it at the end or when the body is closed.
+
+        The body cannot be read again then, because another response would be sent without this context.
+        """
         self._context = context
+        self.read_again = None
 
     def fileno(self) -> int:
         """Return a descriptor, whose position gunicorn sets; the segments have descriptors of their own."""

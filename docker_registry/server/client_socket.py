@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import errno
 import fcntl
+import logging
 import select
 import socket as plain_socket
 import sys
@@ -23,11 +24,14 @@ from gevent import monkey
 from gunicorn.http.errors import LimitRequestHeaders
 
 from docker_registry.concurrency import close_now
+from docker_registry.errors import RegistryError
 from docker_registry.http.exchange import Exchange
 from docker_registry.server.connections import Activity
 from docker_registry.server.request_body import RequestBody
 from docker_registry.server.response_cache import Hit
 from docker_registry.server.sending_socket import SendingSocket
+
+logger = logging.getLogger(__name__)
 
 #: Limit for request line and headers together. It leaves space for access tokens and for Range headers with a thousand
 #: ranges.
@@ -275,28 +279,38 @@ class ClientSocket(SendingSocket):
 
     def send_cached(self, hit: Hit, silence_seconds: float) -> None:
         """
-        Send a response of the cache, and close the file with its body.
+        Send a response of the cache, and close the file or the blocks with its body.
 
         Args:
             silence_seconds: after which time without a byte sent the transfer is aborted.
 
         Raises:
-            OSError: the client disconnected or stopped reading.
+            OSError: the client disconnected or stopped reading, or the store failed while the body was read.
         """
         self.settimeout(silence_seconds)
         self.answered_at = time.perf_counter()
-        file = hit.response.file
+        file, stored = hit.response.file, hit.response.stored
         try:
-            if hit.fd is None or file is None:
-                self.sendall(hit.response.now())
-            else:
+            if hit.fd is not None and file is not None:
                 self.begin(Activity.WORKING)
                 self.send_file_slice(hit.response.now(), hit.fd, file)
+            elif hit.blocks is not None and stored is not None:
+                self.begin(Activity.WORKING)
+                self.send_blocks(hit.response.now(), hit.blocks, stored.length)
+            else:
+                self.sendall(hit.response.now())
         except TimeoutError:
             raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
+        except RegistryError as error:
+            logger.warning("A response was cut off because its body could not be read: %s", error)
+            raise ConnectionResetError(errno.ECONNRESET, "the body could not be read") from None
         finally:
             if hit.fd is not None:
                 close_now(hit.fd)
+            if hit.blocks is not None:
+                close = getattr(hit.blocks, "close", None)
+                if close is not None:
+                    close()
         self.settimeout(None)
 
 

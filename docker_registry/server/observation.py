@@ -226,7 +226,7 @@ class Observation:
         traceparent = head.header(b"traceparent")
         return cached._replace(
             bytes_in=0,
-            bytes_out=cached.bytes_out if hit.fd is None else client.file_bytes,
+            bytes_out=cached.bytes_out if hit.fd is None and hit.blocks is None else client.file_bytes,
             seconds=time.perf_counter() - began,
             first_byte_seconds=client.answered_at - began,
             request_id=self._ids.adopt(head.header(b"x-request-id")),

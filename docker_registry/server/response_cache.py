@@ -15,6 +15,9 @@ The body is part of the bytes, or a slice of a file, which the kernel sends. A f
 and is sent only if it is the same inode with the same size and times: the inode was inside the store when the
 application opened it, so it does not matter which links lead to it now.
 
+A body that the application reads from a remote store is read again for each response. The dependencies make sure that
+the store still has it; its content never changes, because its path contains its digest.
+
 A cached GET of a manifest takes a tenth of the time of one through the application.
 """
 
@@ -24,6 +27,7 @@ import os
 import re
 import time
 from collections import OrderedDict
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from email.utils import formatdate
 from functools import lru_cache
@@ -31,6 +35,7 @@ from typing import Any, Final, NamedTuple
 
 from docker_registry.concurrency import close_now
 from docker_registry.dependencies import Dependencies, Signature, signature_of
+from docker_registry.errors import RegistryError
 from docker_registry.http.clients import is_old_client
 from docker_registry.http.exchange import Exchange
 from docker_registry.server.access_log import AccessLog
@@ -95,6 +100,20 @@ class FileSlice:
     length: int
 
 
+@dataclass(frozen=True, slots=True)
+class StoredBody:
+    """
+    A response body that was read from a remote store.
+
+    Attributes:
+        read: opens it again, and returns its blocks; may block.
+        length: bytes.
+    """
+
+    read: Callable[[], Iterator[bytes]]
+    length: int
+
+
 class RequestHead(NamedTuple):
     """
     The head of a request that may be answered from the response cache.
@@ -121,11 +140,12 @@ class CachedResponse:
 
     Attributes:
         before_date: bytes before the value of the Date header.
-        after_date: bytes after it; without the body if that is in a file.
+        after_date: bytes after it; without the body if that is in a file or in a remote store.
         dependencies: what must be unchanged.
         exchange: the exchange from which it was cached; None if that was not reported.
         path: path of the file with the body; empty if the body is part of the bytes.
         file: the part of the file that is the body.
+        stored: the body in a remote store.
     """
 
     before_date: bytes
@@ -134,6 +154,7 @@ class CachedResponse:
     exchange: Exchange | None
     path: str = ""
     file: FileSlice | None = None
+    stored: StoredBody | None = None
 
     def now(self) -> bytes:
         """Return the bytes of the response, with the current date."""
@@ -160,12 +181,14 @@ class Hit(NamedTuple):
     Attributes:
         fd: descriptor of the file with the body, which the caller must close; None if the body is part of the bytes.
         request: what is kept for further requests with the same bytes; None if the bytes were not remembered.
+        blocks: the body, if it is read from a remote store; see :meth:`ResponseCache.open_stored`.
     """
 
     response: CachedResponse
     head: RequestHead
     fd: int | None
     request: KnownRequest | None
+    blocks: Iterator[bytes] | None = None
 
 
 @dataclass(slots=True)
@@ -244,13 +267,29 @@ class ResponseCache:
             self._evict()
         return Hit(response, head, fd, known)
 
+    def open_stored(self, hit: Hit) -> Hit | None:
+        """
+        Open the body of a response that is read from a remote store; may block.
+
+        Returns:
+            The hit with its blocks, or as it was if its body is not in a store; None if the store does not have the
+            body or cannot be reached, so that the application must answer.
+        """
+        stored = hit.response.stored
+        if stored is None:
+            return hit
+        try:
+            return hit._replace(blocks=stored.read())
+        except RegistryError:
+            return None
+
     def add(
         self,
         request: bytes,
         sent: bytes,
         dependencies: Dependencies,
         exchange: Exchange | None = None,
-        file: FileSlice | None = None,
+        body: FileSlice | StoredBody | None = None,
         identity: bytes = b"",
     ) -> None:
         """
@@ -258,19 +297,21 @@ class ResponseCache:
 
         Args:
             request: bytes received; the response is stored only if they are the head of exactly one request.
-            sent: all bytes of the response, or only its head if the body is in *file*.
-            file: the part of a file that was sent as the body.
+            sent: all bytes of the response, or only its head if *body* is given.
+            body: where the body that was sent can be read again.
             identity: as for :meth:`find`.
         """
         if not dependencies.is_cacheable or not dependencies.is_complete or (head := parse_head(request)) is None:
             return
+        file = body if isinstance(body, FileSlice) else None
+        stored = body if isinstance(body, StoredBody) else None
         path = "" if file is None else dependencies.release(file.signature)
         start = sent.find(_DATE, 0, sent.find(_END)) + len(_DATE)
-        if path is None or start < len(_DATE) or not _is_complete(request, sent, file):
+        if path is None or start < len(_DATE) or not _is_complete(request, sent, body):
             return
         until = min(time.monotonic() + MAX_SECONDS, dependencies.until)
         after_date = sent[sent.index(b"\r\n", start) :]
-        response = CachedResponse(sent[:start], after_date, dependencies, exchange, path, file)
+        response = CachedResponse(sent[:start], after_date, dependencies, exchange, path, file, stored)
         key = _key(head.key, identity)
         self._forget(self._entries.get(key))
         size = len(head.key) + len(sent) + ENTRY_BYTES
@@ -335,15 +376,15 @@ def _key(content: bytes, identity: bytes) -> _Key:
     return (content, identity) if identity else content
 
 
-def _is_complete(request: bytes, sent: bytes, file: FileSlice | None) -> bool:
+def _is_complete(request: bytes, sent: bytes, body: FileSlice | StoredBody | None) -> bool:
     """Return whether a response has the length that it announces."""
-    head, _, body = sent.partition(_END)
+    head, _, rest = sent.partition(_END)
     length = _LENGTH.search(head)
     if request.startswith(b"HEAD ") or head.startswith(b"HTTP/1.1 304 "):
-        return not body and file is None
-    if file is not None:
-        return not body and length is not None and int(length[1]) == file.length
-    return length is not None and int(length[1]) == len(body)
+        return not rest and body is None
+    if body is not None:
+        return not rest and length is not None and int(length[1]) == body.length
+    return length is not None and int(length[1]) == len(rest)
 
 
 @lru_cache(maxsize=1)

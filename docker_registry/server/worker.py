@@ -315,9 +315,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             with dependencies.collected() as made_of:
                 super().handle_request(listener_name, req, sock, addr)
         finally:
-            sent, file = sock.end_copy()
+            sent, body = sock.end_copy()
         if sent is not None:
-            self._cache.add(head, sent, made_of, sock.exchange, file, sock.identity)
+            self._cache.add(head, sent, made_of, sock.exchange, body, sock.identity)
 
     def _answer_from_cache(self, client: ClientSocket) -> None:
         """Answer requests from the response cache until one is not in it, and return that one to the socket."""
@@ -332,6 +332,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             began = time.perf_counter()
             may_be_cached = self._may_use_cache and received.startswith((b"GET ", b"HEAD "))
             hit = self._cache.find(received, client.identity) if self._cache and may_be_cached else None
+            if hit is not None and hit.response.stored is not None and self._cache is not None:
+                client.begin(Activity.WORKING)
+                hit = self._cache.open_stored(hit)
             if hit is None:
                 client.give_head(received)
                 if is_first and client.has_head:

@@ -109,6 +109,41 @@ for is_arriving in (False, True):
     print(server.file_bytes, server.moved_bytes, len(sent))
 """
 
+#: Responses from the cache whose bodies are read from a store: complete, short, long, and broken off.
+STORED = """
+import logging, socket
+from docker_registry.errors import StorageUnavailable
+from docker_registry.server.client_socket import PlainSocket
+from docker_registry.server.response_cache import CachedResponse, Hit, StoredBody
+
+def blocks(*contents):
+    try:
+        for content in contents:
+            if content is None:
+                raise StorageUnavailable("away")
+            yield content
+    finally:
+        print("closed", end=" ")
+
+logging.disable()
+LARGE = b"x" * 70000
+for contents, length in (
+    ((b"a", LARGE), 70001), ((LARGE,), 70000), ((b"ab", b"c"), 4), ((b"ab", b"cd"), 3), ((b"ab", None, b"c"), 3),
+):
+    client, server = socket.socketpair()
+    server = PlainSocket(server.family, server.type, server.proto, fileno=server.detach())
+    response = CachedResponse(b"head ", b" ", None, None, stored=StoredBody(None, length))
+    try:
+        server.send_cached(Hit(response, None, None, None, blocks(*contents)), 60)
+        ended = "sent"
+    except ConnectionResetError:
+        ended = "failed"
+    counted = server.file_bytes
+    server.close()
+    sent = client.makefile("rb").read()
+    print(ended, sent[:4].decode(), len(sent) - len("head  Mon, 30 Nov 2026 01:30:00 GMT"), counted)
+"""
+
 #: A client in another process receives as fast as it can, while a greenlet notes how much was sent whenever it runs.
 TLS_TURNS = """
 import socket, sys
@@ -210,6 +245,13 @@ class TestAResponseInSegments:
     def test_is_counted_once(self):
         expected = "head first only second text last 27 32 32"
         assert 2 * expected.split() == under_gevent(SEGMENTS)
+
+
+class TestAResponseWithABodyInAStore:
+    def test_is_never_shorter_or_longer_than_announced(self):
+        failed = [f"failed head {count} {count}" for count in (3, 2, 2)]
+        outcomes = ["sent head 70001 70001", "sent head 70000 70000", *failed]
+        assert " ".join(f"closed {outcome}" for outcome in outcomes).split() == under_gevent(STORED)
 
 
 class TestABodyInShortSegments:

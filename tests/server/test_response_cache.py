@@ -15,6 +15,7 @@ import requests
 
 from docker_registry import dependencies
 from docker_registry.dependencies import Dependencies, signature_of
+from docker_registry.errors import PathNotFound
 from docker_registry.server import response_cache
 from docker_registry.server.response_cache import (
     ENTRY_BYTES,
@@ -23,6 +24,7 @@ from docker_registry.server.response_cache import (
     UNIQUE,
     FileSlice,
     ResponseCache,
+    StoredBody,
     parse_head,
 )
 from tests.support.clients.v1 import Docker
@@ -186,7 +188,7 @@ class TestABodyInAFile:
     def kept(self, file):
         kept, collected = ResponseCache(), offered()
         collected.record(str(file), file.stat())
-        kept.add(REQUEST, self.HEAD, collected, file=FileSlice(signature_of(file.stat()), 0, 2))
+        kept.add(REQUEST, self.HEAD, collected, body=FileSlice(signature_of(file.stat()), 0, 2))
         return kept
 
     def test_is_opened_again(self, kept):
@@ -224,8 +226,33 @@ class TestABodyInAFile:
             kept, collected = ResponseCache(), offered()
             if records:
                 collected.record(str(file), file.stat())
-            kept.add(REQUEST, self.HEAD, collected, file=FileSlice(signature_of(file.stat()), 0, length))
+            kept.add(REQUEST, self.HEAD, collected, body=FileSlice(signature_of(file.stat()), 0, length))
             assert kept.find(REQUEST) is None
+
+
+class TestABodyInARemoteStore:
+    HEAD = ANSWER[: -len(b"ok")]
+
+    def test_is_read_again(self):
+        kept, reads = ResponseCache(), []
+        kept.add(REQUEST, self.HEAD, offered(), body=StoredBody(lambda: reads.append(1) or iter([b"o", b"k"]), 2))
+        for count in range(1, 4):
+            hit = kept.find(REQUEST)
+            assert (None, count - 1) == (hit.blocks, len(reads))
+            assert [b"o", b"k"] == list(kept.open_stored(hit).blocks)
+
+    def test_is_left_to_the_application_if_it_cannot_be_read(self):
+        def fail():
+            raise PathNotFound
+
+        kept = ResponseCache()
+        kept.add(REQUEST, self.HEAD, offered(), body=StoredBody(fail, 2))
+        assert kept.open_stored(kept.find(REQUEST)) is None
+
+    def test_is_not_cached_if_its_length_differs(self):
+        kept = ResponseCache()
+        kept.add(REQUEST, self.HEAD, offered(), body=StoredBody(lambda: iter([b"o"]), 1))
+        assert kept.find(REQUEST) is None
 
 
 def _date_of(answer):
