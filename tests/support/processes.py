@@ -69,12 +69,14 @@ def running(
     is_ready: Callable[[], bool],
     environment: Mapping[str, str] | None = None,
     start_seconds: float = 120,
+    is_discarded: bool = False,
 ) -> Iterator[subprocess.Popen[bytes]]:
     """
     Start a server, wait until it is ready, and stop it and all its children at the end.
 
     Args:
         log: file for its output; its end is the message if it does not start.
+        is_discarded: kill it at the end: nothing that it has stored is used afterwards.
     """
     with log.open("ab") as output:
         process = subprocess.Popen(
@@ -94,6 +96,8 @@ def running(
             time.sleep(0.05)
         yield process
     finally:
+        if is_discarded:
+            process.kill()
         stop(process)
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import contextlib
+import functools
 import itertools
 import shutil
 import subprocess
@@ -69,7 +70,8 @@ def run_azurite() -> Iterator[AzureServer]:
     environment = {"AZURITE_ACCOUNTS": f"{NAME}:{KEY}"}
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        stack.enter_context(processes.running(command, folder / "log", lambda: processes.listens(port), environment))
+        is_ready = functools.partial(processes.listens, port)
+        stack.enter_context(processes.running(command, folder / "log", is_ready, environment, is_discarded=True))
         yield AzureServer(port)
 
 

@@ -66,7 +66,7 @@ class DatabaseServer:
         return self
 
     def __exit__(self, *_):
-        self.stop()
+        self.stop(self.discard_signal)
         shutil.rmtree(self.folder, ignore_errors=True)
 
     def start(self):
@@ -81,9 +81,14 @@ class DatabaseServer:
                 pytest.fail(f"the database server does not start: {(self.folder / 'log').read_text()[-2000:]}")
             time.sleep(0.05)
 
-    def stop(self):
-        """Stop the server at once; it can be started again."""
-        self._process.send_signal(self.stop_signal)
+    def stop(self, number=None):
+        """
+        Stop the server at once; it can be started again.
+
+        Args:
+            number: a signal; by default the one after which nothing is lost.
+        """
+        self._process.send_signal(number or self.stop_signal)
         self._process.wait(60)
         self._log.close()
 
@@ -116,6 +121,7 @@ class PostgreSQL(DatabaseServer):
     account = "postgres"
     scheme = "postgresql"
     stop_signal = signal.SIGINT  # "fast shutdown": waits for no client
+    discard_signal = signal.SIGQUIT  # "immediate shutdown": writes nothing, but releases its shared memory
 
     def __init__(self):
         self._initdb = require("initdb", "postgresql")
@@ -160,6 +166,7 @@ class MariaDB(DatabaseServer):
     account = "mysql"
     scheme = "mysql"
     stop_signal = signal.SIGTERM
+    discard_signal = signal.SIGKILL
 
     def __init__(self):
         self._install = require("mariadb-install-db", "mariadb-server")

@@ -99,7 +99,8 @@ def run_gcs() -> Iterator[GcsServer]:
     command = [sys.executable, __file__, str(port)]
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        stack.enter_context(processes.running(command, folder / "log", lambda: processes.listens(port)))
+        running = processes.running(command, folder / "log", lambda: processes.listens(port), is_discarded=True)
+        stack.enter_context(running)
         yield GcsServer(port)
 
 

@@ -106,5 +106,5 @@ def _run(programs_folder: Path, database: str) -> Iterator[GlanceServer]:
     environment = {"OS_GLANCE_CONFIG_DIR": str(folder)}
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
-        stack.enter_context(processes.running(command, folder / "log", answers, environment))
+        stack.enter_context(processes.running(command, folder / "log", answers, environment, is_discarded=True))
         yield GlanceServer(port)

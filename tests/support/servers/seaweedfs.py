@@ -96,10 +96,9 @@ def run_seaweedfs() -> Iterator[S3Server]:
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         environment = {"WEED_S3_SSE_KEY": "a key for tests"}
-        process = stack.enter_context(
-            processes.running(command, folder / "log", lambda: _is_ready(server), environment)
-        )
-        stack.callback(process.kill)  # it would flush data for many seconds
+        # A graceful stop would flush data for many seconds.
+        running = processes.running(command, folder / "log", lambda: _is_ready(server), environment, is_discarded=True)
+        stack.enter_context(running)
         yield server
 
 

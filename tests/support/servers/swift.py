@@ -8,6 +8,7 @@ unavailable, which happens on a busy machine.
 from __future__ import annotations
 
 import contextlib
+import functools
 import getpass
 import itertools
 import shutil
@@ -157,9 +158,9 @@ def run_swift() -> Iterator[SwiftServer]:
         for service, command in commands.items():
             port = ports[service]
             ready = _is_healthy if service == "proxy" else processes.listens
-            stack.enter_context(
-                processes.running(command, folder / f"{service}.log", lambda port=port, ready=ready: ready(port))
-            )
+            is_ready = functools.partial(ready, port)
+            running = processes.running(command, folder / f"{service}.log", is_ready, is_discarded=True)
+            stack.enter_context(running)
         yield SwiftServer(ports["proxy"], ports["memcached"])
 
 
