@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.leftovers import unmount_leftovers
+from tests.support.quick_routes import compile_builders_on_use
 
 
 def pytest_configure(config):
@@ -20,6 +21,7 @@ def pytest_configure(config):
     if not config.option.markexpr:
         config.option.markexpr = "not slow"
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    compile_builders_on_use()
     # Processes of the run share what one of them has compiled: all modules take half a minute of CPU time.
     os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
     if not hasattr(config, "workerinput"):

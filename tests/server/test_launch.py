@@ -31,7 +31,7 @@ DIGEST = digest_of(CONTENT)
 
 @pytest.fixture
 def server(tmp_path):
-    with Server(tmp_path / "store", workers=2, new_interpreter=True) as server:
+    with Server(tmp_path / "store", workers=2) as server:
         yield server
 
 

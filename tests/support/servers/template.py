@@ -12,6 +12,7 @@ import atexit
 import ctypes
 import functools
 import gc
+import importlib.metadata
 import json
 import os
 import select
@@ -28,11 +29,15 @@ from types import SimpleNamespace
 from typing import IO, NoReturn
 
 from tests.support.processes import bound
+from tests.support.quick_routes import compile_builders_on_use
 
 ROOT = Path(__file__).parent.parent.parent.parent
 
 #: The interpreter and imported libraries read variables with these prefixes only once.
 _READ_ONCE = ("PYTHON", "GEVENT", "LD_", "MALLOC", "PORT", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "SENDFILE")
+
+#: A flavor of the sample, named as its driver, and Redis.
+_LIBRARIES = {"redis", "s3"}
 
 _MESSAGE_BYTES = 200_000
 _PR_SET_PDEATHSIG = 1
@@ -192,6 +197,7 @@ def serve(descriptor: str, kind: str) -> int:
     poll = select.poll()
     poll.register(control, select.POLLIN)
     (_import_server if kind == "server" else _import_commands)()
+    imported: set[str] = set()
     running: dict[int, tuple[int, int]] = {}  # by the descriptor of a process: its id, the pipe for its exit status
     while True:
         for ready, _ in poll.poll():
@@ -206,6 +212,8 @@ def serve(descriptor: str, kind: str) -> int:
             if not message:
                 return 0
             *streams, status = descriptors
+            if kind == "server":
+                _import_for(json.loads(message)[1], imported)
             parent = os.getpid()
             pid = os.fork()
             if not pid:
@@ -218,9 +226,15 @@ def serve(descriptor: str, kind: str) -> int:
             control.send(str(pid).encode())
 
 
+def _search_packages_once() -> None:
+    """Search the installed packages for drivers once for all starts; each would do so several times."""
+    importlib.metadata.entry_points = functools.cache(importlib.metadata.entry_points)
+
+
 def _import_commands() -> None:
     """Import what most commands import."""
     gc.disable()
+    _search_packages_once()
     import gunicorn.app.wsgiapp  # noqa: F401
 
     from docker_registry import cli, services  # noqa: F401
@@ -234,6 +248,7 @@ def _import_commands() -> None:
 def _import_server() -> None:
     """Import what the command ``serve`` imports before it forks."""
     gc.disable()
+    _search_packages_once()
     from docker_registry.cli import serve  # noqa: F401
     from docker_registry.server import launch
 
@@ -246,7 +261,50 @@ def _import_server() -> None:
     config = load_config()
     services.load(config)
     app.load(config)
+    compile_builders_on_use()
     gc.enable()
+
+
+def _import_for(environment: Mapping[str, str], imported: set[str]) -> None:
+    """
+    Import the libraries of a server's store and of Redis once for all servers; each would import them before it forks.
+
+    Args:
+        imported: those that were imported before.
+    """
+    uses_redis = {"CACHE_REDIS_HOST", "CACHE_LRU_REDIS_HOST"} & set(environment)
+    chosen = {environment.get("SETTINGS_FLAVOR", ""), "redis" if uses_redis else ""}
+    for name in chosen & _LIBRARIES - imported:
+        imported.add(name)
+        # urllib3 tries to bind a socket when it is imported. That would create gevent's hub, which no fork may share.
+        has_ipv6, socket.has_ipv6 = socket.has_ipv6, False
+        try:
+            _import_library(name)
+        finally:
+            socket.has_ipv6 = has_ipv6
+        if "urllib3" in sys.modules:
+            sys.modules["urllib3"].util.connection.HAS_IPV6 = has_ipv6
+
+
+def _import_library(name: str) -> None:
+    from gevent._hub_local import get_hub_if_exists
+
+    from docker_registry import drivers
+
+    if name == "redis":
+        import redis  # noqa: F401
+
+        import docker_registry.drivers.cache.driver  # noqa: F401
+    else:
+        drivers.load(name)
+    if name == "s3":
+        import botocore.session
+
+        # Reading its description of S3 takes a third of a second of CPU time.
+        botocore.session.create_loader = functools.cache(botocore.session.create_loader)
+        keys = {"aws_access_key_id": "-", "aws_secret_access_key": "-"}
+        botocore.session.Session().create_client("s3", "us-east-1", **keys).close()
+    assert get_hub_if_exists() is None
 
 
 def _run(parent: int, message: bytes, streams: Sequence[int]) -> NoReturn:
