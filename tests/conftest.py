@@ -39,6 +39,12 @@ def pytest_collection(session):
 
 
 @pytest.hookimpl(optionalhook=True)
+def pytest_xdist_auto_num_workers(config):
+    """Run one process more than there are processors, because tests also wait for clients, timers and disks."""
+    return len(os.sched_getaffinity(0)) + 1
+
+
+@pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config, log):
     """Keep the tests of a file together, and files with the same expensive backend."""
     from tests.support.scheduling import Scheduling
