@@ -58,6 +58,8 @@ def _check(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> in
 
 def _failure(built: Services, mirror: Mirror, upstream: str) -> str | None:
     """Return why an upstream cannot be mirrored; None if it can."""
+    from docker_registry.registry.mirror.responses import cause_of
+
     source = built.v1_mirror
     try:
         if source is not None and source.upstream == upstream:
@@ -65,7 +67,8 @@ def _failure(built: Services, mirror: Mirror, upstream: str) -> str | None:
         else:
             mirror.check(upstream)
     except RegistryError as error:
-        return str(error)
+        cause = cause_of(error) if error.__cause__ is not None else error.sentence
+        return str(error) if cause == error.sentence else f"{error.sentence} ({cause})"
     return None
 
 
