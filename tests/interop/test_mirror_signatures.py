@@ -7,7 +7,7 @@ import json
 
 import pytest
 
-from tests.interop.test_mirror_clients import serve
+from tests.interop.mirror_clients import serve
 from tests.support.clients.go_tools import install
 from tests.support.clients.programs import missing
 from tests.support.clients.v2 import Client
