@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import contextlib
 import http.client
-import select
 import socket
 import time
 from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
 from uuid import uuid4
 
-from docker_registry.doctor.connection import Answer, read
+from docker_registry.doctor.connection import TIMEOUT_SECONDS, Answer, read
 from docker_registry.doctor.examination import Examination
 from docker_registry.doctor.findings import CannotExamine
 from docker_registry.doctor.probe_image import INDEX_TYPE, MANIFEST_TYPE
@@ -228,11 +227,15 @@ class SilentUpload:
             headers = {"Content-Length": str(2 * len(half))}
             with contextlib.closing(_begin(self._examination, "PATCH", location, headers)) as connection:
                 connection.send(half)
-                # A response, or the end of the connection, makes the socket readable.
-                is_early, _, _ = select.select([_socket(connection)], [], [], self._examination.silence_seconds)
-                if not is_early:
+                # No response and no end of the connection may come. TLS sends session tickets, so a socket that is
+                # readable does not tell.
+                _socket(connection).settimeout(self._examination.silence_seconds)
+                try:
+                    answer = read(connection)
+                except TimeoutError:
+                    _socket(connection).settimeout(TIMEOUT_SECONDS)
                     connection.send(half)
-                answer = read(connection)
+                    answer = read(connection)
                 self._is_cut_off = answer.status != 202
             self._examination.target.ask("DELETE", location)
         except (OSError, http.client.HTTPException, CannotExamine):

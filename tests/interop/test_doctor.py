@@ -267,7 +267,7 @@ class TestAHealthyProxy:
     )
     def test_has_no_fault(self, proxy, registry, authority, tmp_path):
         with running_proxy(proxy, tmp_path, registry.port, authority) as url:
-            assert [] == faults(url, authority.file)
+            assert [] == faults(url, authority.file, silence=1)
 
     @pytest.mark.slow
     @pytest.mark.parametrize("proxy", PROXIES, ids=str)

@@ -139,8 +139,8 @@ def running_proxy(
         change: changes its configuration, to break it.
     """
     program, port = programs.require(proxy.name, proxy.package), processes.free_port()
-    certificate, key = authority.issue("proxy")
-    pair = authority.file.with_name("proxy.pem")
+    certificate, key = authority.issue("proxy", file=f"proxy-{port}")  # another proxy may be reading its own
+    pair = authority.file.with_name(f"proxy-{port}.pem")
     pair.write_bytes(certificate.read_bytes() + key.read_bytes())
     replaced = {
         "certificate": str(certificate), "key": str(key), "pair": str(pair),
