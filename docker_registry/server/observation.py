@@ -32,7 +32,8 @@ from docker_registry.http.exchange import (
 )
 from docker_registry.server.access_log import basic_user
 from docker_registry.server.client_socket import ClientSocket
-from docker_registry.server.response_cache import Hit, RequestHead
+from docker_registry.server.request_head import RequestHead
+from docker_registry.server.response_cache import Hit
 
 logger = logging.getLogger(__name__)
 

@@ -6,10 +6,8 @@ dependencies of a cached response (:mod:`docker_registry.dependencies`) are chec
 query to Redis. The cache implements no rule of the registry: it sends the bytes that the application sent, with a new
 Date header. Any other request goes to the application, and so does one whose dependencies have changed.
 
-The key of a cached response is the head of its request without the headers that cannot change it. A proxy adds a new
-X-Request-Id to each request, and clients differ in their User-Agent; with such headers in the key, hardly any request
-would be a repetition. A header that is not listed here stays in the key, so that an unknown one can never lead to the
-response to another request.
+The key of a cached response is the head of its request without the headers that cannot change it
+(:mod:`docker_registry.server.request_head`).
 
 The body is part of the bytes, or a slice of a file, which the kernel sends. A file is opened again for each response,
 and is sent only if it is the same inode with the same size and times: the inode was inside the store when the
@@ -36,9 +34,9 @@ from typing import Any, Final, NamedTuple
 from docker_registry.concurrency import close_now
 from docker_registry.dependencies import Dependencies, Signature, signature_of
 from docker_registry.errors import RegistryError
-from docker_registry.http.clients import is_old_client
 from docker_registry.http.exchange import Exchange
 from docker_registry.server.access_log import AccessLog
+from docker_registry.server.request_head import END, RequestHead, parse_head
 
 #: Memory limit for cached requests and responses per worker; the least recently used are evicted first.
 MAX_BYTES: Final = 16 * 1024 * 1024
@@ -55,28 +53,6 @@ REQUEST_BYTES: Final = 2 * 1024
 #: Different requests per response that are recognized by their bytes, without parsing them.
 _MAX_REQUESTS: Final = 8
 
-#: Headers with another value in each request: ids and traces.
-UNIQUE: Final = frozenset(
-    {
-        b"b3", b"baggage", b"cdn-loop", b"cf-ray", b"traceparent", b"tracestate", b"uber-trace-id", b"x-amz-cf-id",
-        b"x-amzn-trace-id", b"x-b3-flags", b"x-b3-parentspanid", b"x-b3-sampled", b"x-b3-spanid", b"x-b3-traceid",
-        b"x-cloud-trace-context", b"x-correlation-id", b"x-envoy-attempt-count", b"x-envoy-external-address",
-        b"x-envoy-expected-rq-timeout-ms", b"x-request-id", b"x-request-start",
-    }
-)  # fmt: skip
-
-#: Headers about the client, or about encodings and caches that no cached response depends on.
-IRRELEVANT: Final = frozenset(
-    {
-        b"accept-charset", b"accept-encoding", b"accept-language", b"cache-control", b"cf-connecting-ip",
-        b"cf-ipcountry", b"cf-visitor", b"dnt", b"forwarded", b"pragma", b"priority", b"referer", b"true-client-ip",
-        b"upgrade-insecure-requests", b"user-agent", b"via", b"x-client-ip", b"x-forwarded-for", b"x-real-ip",
-    }
-)  # fmt: skip
-
-_OMITTED: Final = UNIQUE | IRRELEVANT
-
-_END: Final = b"\r\n\r\n"
 _DATE: Final = b"\r\nDate: "
 _LENGTH: Final = re.compile(rb"\r\nContent-Length: ([0-9]+)(?:\r\n|$)", re.IGNORECASE)
 
@@ -112,25 +88,6 @@ class StoredBody:
 
     read: Callable[[], Iterator[bytes]]
     length: int
-
-
-class RequestHead(NamedTuple):
-    """
-    The head of a request that may be answered from the response cache.
-
-    Attributes:
-        key: equal for requests that have the same response.
-        is_repeatable: whether it has no header of :data:`UNIQUE`, so that the client may send the same bytes again.
-        omitted: the headers that are not part of the key, names in lower case.
-    """
-
-    key: bytes
-    is_repeatable: bool
-    omitted: dict[bytes, str]
-
-    def header(self, name: bytes) -> str:
-        """Return the value of an omitted header; empty if there is none."""
-        return self.omitted.get(name, "")
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,7 +263,7 @@ class ResponseCache:
         file = body if isinstance(body, FileSlice) else None
         stored = body if isinstance(body, StoredBody) else None
         path = "" if file is None else dependencies.release(file.signature)
-        start = sent.find(_DATE, 0, sent.find(_END)) + len(_DATE)
+        start = sent.find(_DATE, 0, sent.find(END)) + len(_DATE)
         if path is None or start < len(_DATE) or not _is_complete(request, sent, body):
             return
         until = min(time.monotonic() + MAX_SECONDS, dependencies.until)
@@ -344,33 +301,6 @@ class ResponseCache:
                 del self._by_request[request]
 
 
-def parse_head(received: bytes) -> RequestHead | None:
-    """
-    Return the head of a request; None if the request cannot be answered from the cache.
-
-    That is if the bytes are not exactly one complete head of GET or HEAD, or if a line could be read differently by
-    another parser: it contains a bare CR or LF or a NUL, or an omitted header is repeated.
-    """
-    if not received.startswith((b"GET ", b"HEAD ")) or not received.endswith(_END):
-        return None
-    lines = received[: -len(_END)].split(b"\r\n")
-    ends = len(lines) + 1
-    if received.count(b"\n") != ends or received.count(b"\r") != ends or b"" in lines or b"\0" in received:
-        return None
-    included, omitted = [], {}
-    for line in lines:
-        name, _, value = line.partition(b":")
-        name = name.lower()
-        if name not in _OMITTED:
-            included.append(line)
-        elif name in omitted:
-            return None
-        else:
-            omitted[name] = value.strip(b" \t").decode("latin-1")
-    included.append(b"old" if is_old_client(omitted.get(b"user-agent", "")) else b"")
-    return RequestHead(b"\r\n".join(included), UNIQUE.isdisjoint(omitted), omitted)
-
-
 def _key(content: bytes, identity: bytes) -> _Key:
     # A pair, because the sum of both could be the bytes of another request.
     return (content, identity) if identity else content
@@ -378,7 +308,7 @@ def _key(content: bytes, identity: bytes) -> _Key:
 
 def _is_complete(request: bytes, sent: bytes, body: FileSlice | StoredBody | None) -> bool:
     """Return whether a response has the length that it announces."""
-    head, _, rest = sent.partition(_END)
+    head, _, rest = sent.partition(END)
     length = _LENGTH.search(head)
     if request.startswith(b"HEAD ") or head.startswith(b"HTTP/1.1 304 "):
         return not rest and body is None

@@ -70,6 +70,17 @@ class Turns:
             self._take()
 
 
+class ListenerAddress:
+    """Replaces a listener in gunicorn's handlers, which use nothing of it but the address."""
+
+    def __init__(self, listener: Any) -> None:
+        self._address = listener.getsockname()
+
+    def getsockname(self) -> Any:
+        """Return the address, even after the listener is closed."""
+        return self._address
+
+
 class Acceptor(StreamServer):
     """Accepts the connections of a listening socket."""
 

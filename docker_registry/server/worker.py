@@ -51,7 +51,7 @@ from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import open_request_body
 from docker_registry.server.response_cache import ResponseCache, is_permitted
 from docker_registry.server.tls import TlsSocket
-from docker_registry.server.turns import Acceptor, Turns
+from docker_registry.server.turns import Acceptor, ListenerAddress, Turns
 
 #: Methods whose responses may be cached.
 _SAFE: Final = {"GET", "HEAD"}
@@ -72,17 +72,6 @@ _REPLACED_IDLE_SECONDS: Final = 5.0
 #: A worker of a server that stops closes idle connections after this time, which is long enough for the request of a
 #: connection that was just accepted to arrive.
 _STOPPED_IDLE_SECONDS: Final = 0.5
-
-
-class _ListenerAddress:
-    """Replaces a listener in gunicorn's handlers, which use nothing of it but the address."""
-
-    def __init__(self, listener: Any) -> None:
-        self._address = listener.getsockname()
-
-    def getsockname(self) -> Any:
-        """Return the address, even after the listener is closed."""
-        return self._address
 
 
 class RegistryWorker(GeventWorker):  # type: ignore[misc]
@@ -174,7 +163,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """Create the server of a listening socket; gunicorn calls this as its ``server_class``."""
         tls = {name: value for name, value in options.items() if name == "ssl_context"}
         # A stopping worker closes its listeners while accepted connections may still send their first request.
-        handle = partial(self.handle, _ListenerAddress(listener))
+        handle = partial(self.handle, ListenerAddress(listener))
         return Acceptor(
             listener,
             handle,
