@@ -77,27 +77,30 @@ require github.com/docker/libtrust v0.0.0-20160708172513-aabc10ec26b7
 
 @pytest.fixture(params=["2", pytest.param("3", marks=pytest.mark.slow)])
 def peer(request, tmp_path):
-    """The program of Debian's docker-registry, and of distribution 3."""
+    """The program of Debian's docker-registry or of distribution 3, its setting for keys, and the form of these."""
     if request.param == "2":
-        return find_distribution() or programs.missing("distribution is not installed (package docker-registry)")
-    return install_distribution_3(tmp_path / "built") or programs.missing("distribution 3 needs Go to be built")
+        program = find_distribution() or programs.missing("distribution is not installed (package docker-registry)")
+        return program, "rootcertbundle", "--certificate"
+    program = install_distribution_3(tmp_path / "built") or programs.missing("distribution 3 needs Go to be built")
+    return program, "jwks", "--jwks"  # it knows the keys of certificates by other ids than distribution 2 does
 
 
 class TestOurTokens:
     @pytest.mark.parametrize("algorithm", ["ES256", pytest.param("RS256", marks=pytest.mark.slow)])
     def test_are_accepted_by_distribution(self, peer, skopeo, layouts, algorithm, tmp_path, monkeypatch, capsys):
+        program, setting, form = peer
         variables = {"REGISTRY_AUTH_ALGORITHM": algorithm, **settings(tmp_path)}
         with Server(tmp_path / "store", **variables) as server:
             with monkeypatch.context() as environment:
                 for name, text in {**variables, "STORAGE_PATH": str(server.store)}.items():
                     environment.setenv(name, text)
-                assert 0 == main(["keys", "export", "--certificate"])
-            (tmp_path / "bundle.pem").write_text(capsys.readouterr().out)
+                assert 0 == main(["keys", "export", form])
+            (tmp_path / "keys").write_text(capsys.readouterr().out)
             section = {
                 "realm": f"{server.url}/v2/token", "service": "docker-registry", "issuer": "docker-registry",
-                "rootcertbundle": str(tmp_path / "bundle.pem"),
+                setting: str(tmp_path / "keys"),
             }  # fmt: skip
-            with serve_distribution(peer, tmp_path / "peer/store", {"auth": {"token": section}}) as theirs:
+            with serve_distribution(program, tmp_path / "peer/store", {"auth": {"token": section}}) as theirs:
                 target = f"docker://127.0.0.1:{theirs.port}"
                 source = f"oci:{layouts(make_image(algorithm))}:v1"
                 alice = ("--dest-creds=alice:pw-alice", "--dest-tls-verify=false")
