@@ -115,19 +115,22 @@ def buildah(containers_environment):
 
 
 @contextlib.contextmanager
-def run_docker(folder, **settings):
+def run_docker(folder, daemon=None, environment=None, storage="vfs", **settings):
     """
     Run Docker with its own daemon.
 
     Args:
+        daemon: its program; by default Debian's.
+        environment: of the daemon.
+        storage: its storage driver, or snapshotter.
         settings: of the daemon.
     """
     require_root()
-    program, daemon = require("docker", "docker.io"), require("dockerd", "docker.io")
+    program, daemon = require("docker", "docker.io"), str(daemon or require("dockerd", "docker.io"))
     (folder / "daemon.json").write_text(json.dumps(settings))
     address = f"unix://{folder}/docker.sock"
     command = [
-        daemon, "--storage-driver=vfs", "--iptables=false", "--ip-forward=false", "--ip-masq=false",
+        daemon, f"--storage-driver={storage}", "--iptables=false", "--ip-forward=false", "--ip-masq=false",
         "--bridge=none",
         f"--config-file={folder}/daemon.json", f"--data-root={folder}/data", f"--exec-root={folder}/exec",
         f"--pidfile={folder}/docker.pid", f"--host={address}",
@@ -141,7 +144,7 @@ def run_docker(folder, **settings):
             return True
         return False
 
-    with running(command, folder / "log", is_ready):
+    with running(command, folder / "log", is_ready, environment):
         yield client
 
 

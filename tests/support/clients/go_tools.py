@@ -1,7 +1,7 @@
 """
 Clients that are Go programs, installed as Go modules at the versions below; Go keeps what it has built between runs.
 
-``helm``, ``cosign``, ``notation`` and containerd take minutes to build, so their tests are marked slow.
+``helm``, ``cosign``, ``notation`` and the daemons take minutes to build, so their tests are marked slow.
 """
 
 from __future__ import annotations
@@ -23,13 +23,14 @@ _MODULES: Final = {
     "cosign": "github.com/sigstore/cosign/v3/cmd/cosign@v3.1.3",
     "containerd": "github.com/containerd/containerd/v2/cmd/containerd@v2.4.2",
     "ctr": "github.com/containerd/containerd/v2/cmd/ctr@v2.4.2",
+    "dockerd": "github.com/moby/moby/v2/cmd/dockerd@v2.0.0-beta.24",
     "notation": "github.com/notaryproject/notation/cmd/notation@v1.3.2",
     "compose-go": "github.com/compose-spec/compose-go/v2/cmd@v2.16.2",
 }
 
-#: Of containerd, whose drivers for other file systems need libraries in C.
+#: Of the daemons, whose drivers for other file systems need libraries in C.
 _BUILD_VARIABLES: Final = {"CGO_ENABLED": "0", "GOFLAGS": "-buildvcs=false -tags=no_btrfs,no_devmapper,no_zfs"}
-_CONTAINERD: Final = frozenset({"containerd", "ctr"})
+_DAEMONS: Final = frozenset({"containerd", "ctr", "dockerd"})
 
 #: Modules of which a proxy may have this version, but no list of versions, for which `go install` asks.
 _UNLISTED: Final = frozenset({"notation"})
@@ -65,7 +66,7 @@ def build(name: str, folder: Path) -> Path:
     if name in _UNLISTED:
         (folder / "go.mod").write_text(f"module lab\n\ngo 1.23\n\nrequire {package.partition('/cmd/')[0]} {version}\n")
         command = [go, "build", "-mod=mod", "-o", str(program), package]
-    variables = {**os.environ, "GOBIN": str(folder), **(_BUILD_VARIABLES if name in _CONTAINERD else {})}
+    variables = {**os.environ, "GOBIN": str(folder), **(_BUILD_VARIABLES if name in _DAEMONS else {})}
     done = subprocess.run(command, cwd=folder, env=variables, capture_output=True, text=True, timeout=_BUILD_SECONDS)
     assert 0 == done.returncode, done.stderr[-4000:]
     return program
