@@ -26,6 +26,7 @@ from docker_registry.registry.leases import Leases
 from tests.support.processes import free_port
 from tests.support.servers.receivers import MailServer, http_receiver, self_signed
 from tests.support.servers.registry import Server
+from tests.support.timing import PATIENCE_SECONDS, wait_until
 
 WORKER = "docker_registry.server.worker.RegistryWorker"
 APPLICATION = "tests.support.failing_application:application"
@@ -76,9 +77,9 @@ class TestAnUnexpectedError:
             with failing_server(tmp_path / "store", workers=2, **environment) as server:
                 for _ in range(20):  # both workers
                     fail(server)
-                envelope, was_encrypted = mail.received.get(timeout=20)
-                _, headers, body = notified.get(timeout=20)
-                path, _, event = sent.get(timeout=20)
+                envelope, was_encrypted = mail.received.get(timeout=PATIENCE_SECONDS)
+                _, headers, body = notified.get(timeout=PATIENCE_SECONDS)
+                path, _, event = sent.get(timeout=PATIENCE_SECONDS)
                 with pytest.raises(queue.Empty):
                     mail.received.get(timeout=1)
 
@@ -102,7 +103,7 @@ class TestAnUnexpectedError:
             server.store.rename(tmp_path / "elsewhere")
             server.store.write_text("no folder")
             assert requests.get(f"{server.url}/v2/a/manifests/x", timeout=20).status_code >= 500
-            envelope, _ = mail.received.get(timeout=20)
+            envelope, _ = mail.received.get(timeout=PATIENCE_SECONDS)
         assert "/v2/a/manifests/x" in envelope.content.decode()
 
     def test_is_answered_at_once_while_one_receiver_hangs_and_one_fails(self, tmp_path):
@@ -119,10 +120,8 @@ class TestAnUnexpectedError:
         ):
             assert 9 > max(fail(server) for _ in range(5))  # the mail server is given up after 10 seconds
             assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
-            notified.get(timeout=20)
-            deadline = time.monotonic() + 60
-            while "Bugsnag answered 403" not in server.log.read_text() and time.monotonic() < deadline:
-                time.sleep(0.05)
+            notified.get(timeout=PATIENCE_SECONDS)
+            wait_until(lambda: "Bugsnag answered 403" in server.log.read_text())
         assert 1 == server.log.read_text().count(
             "an error could not be reported: ConnectionError: Bugsnag answered 403"
         )
@@ -171,7 +170,7 @@ class TestOneKindOfError:
             assert isinstance(reporter, MailReporter)
             with ErrorReports(reporter) as reporting:
                 reporting.handle(record)
-        assert ["one@example.com"] == mail.received.get(timeout=20)[0].rcpt_tos
+        assert ["one@example.com"] == mail.received.get(timeout=PATIENCE_SECONDS)[0].rcpt_tos
         with pytest.raises(queue.Empty):
             mail.received.get(timeout=1)
 

@@ -267,7 +267,7 @@ class TestAWorkerAtItsConnectionLimit:
             def kept(location=location):
                 return requests.get(narrow.url + location, timeout=20).headers["Range"]
 
-            wait_until(lambda size=size, kept=kept: kept() == f"0-{size - 1}", kept, 20)
+            wait_until(lambda size=size, kept=kept: kept() == f"0-{size - 1}", kept)
 
 
 class TestTheLimitPerAddress:

@@ -19,7 +19,7 @@ from docker_registry.drivers.s3 import bucket, multipart
 from docker_registry.drivers.s3.connections import Connections
 from docker_registry.drivers.s3.driver import S3Driver
 from docker_registry.drivers.s3.signatures import RequestSigner
-from docker_registry.drivers.testing import DriverSuite
+from docker_registry.drivers.testing import DriverSuite, conditions
 from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 from tests.drivers.object_stores import BrokenReadSuite, LostResponseSuite
 from tests.support.clients import programs
@@ -97,6 +97,11 @@ class TestS3Driver(S3Suite):
 
 
 class TestS3DriverOnMoto(S3Suite):
+    @pytest.fixture(autouse=True)
+    def few_rounds(self, monkeypatch):
+        # The server answers one request after another, and slowly; the other one is tried with all rounds.
+        monkeypatch.setattr(conditions, "ROUNDS", 8)
+
     @pytest.fixture
     def options(self, moto):
         return {**moto.options(), "s3_part_bytes": 5 * MIB}
