@@ -84,7 +84,7 @@ class TestColdContent:
         content = make_content(10 + number)
         damaged = content[:-1] + b"x"
         _, here = serve(upstream, api, content, 10 + number, Answer(damaged))
-        received = b""
+        received = bytearray()
         with requests.get(mirror.url + here, stream=True, timeout=120) as answer:
             assert (200, str(len(content))) == (answer.status_code, answer.headers["Content-Length"])
             with pytest.raises(requests.RequestException):

@@ -110,7 +110,7 @@ class SlowPull(SlowClient):
 
     def begin(self):
         self.socket.sendall(f"GET /v2/slow/blobs/{digest_of(LARGE)} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        self.received = b""
+        self.received = bytearray()  # appending to bytes would copy them each time
 
     def turn(self, number):
         self.received += self.socket.recv(1)

@@ -55,7 +55,7 @@ class TestSigterm:
         with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
             connection.sendall(f"GET /v2/a/blobs/{DIGEST} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-            received = connection.recv(1000)
+            received = bytearray(connection.recv(1000))  # appending to bytes would copy them each time
             server.process.send_signal(signal.SIGTERM)
             wait_until(lambda: not listens(server.port))
             while block := connection.recv(1_000_000):
