@@ -18,7 +18,7 @@ from docker_registry.doctor.probes import examine
 from tests.support.certificates import Authority
 from tests.support.processes import free_port
 from tests.support.servers.proxies import PASSWORD, PROXIES, USER, running_proxy
-from tests.support.servers.registry import Server
+from tests.support.servers.registry import Server, TlsServer
 
 
 @pytest.fixture(scope="module")
@@ -308,6 +308,14 @@ class TestAHealthyProxy:
                 urls.append(opened.enter_context(running))
             examined = threads.map(lambda url: faults(url, authority.file, silence=120), urls)
             assert {str(proxy): [] for proxy in PROXIES} == dict(zip(map(str, PROXIES), examined, strict=True))
+
+    def test_that_sends_session_tickets_has_no_fault(self, authority, tmp_path):
+        """Of TLS 1.3: they arrive while a client is silent."""
+        certificate, key = authority.issue("registry")
+        settings = {"REGISTRY_TLS_CERTIFICATE": str(certificate), "REGISTRY_TLS_KEY": str(key)}
+        with TlsServer(tmp_path / "store", **settings) as server:
+            assert [] == faults(server.url, authority.file, silence=1)
+            server.kill()
 
     def test_is_reported_by_the_command(self, registry, capsys):
         assert 0 == main(["doctor", registry.url, "--json", "--silence", "0"])
