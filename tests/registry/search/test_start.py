@@ -8,8 +8,9 @@ import traceback
 
 import pytest
 
+from docker_registry.registry.search.backends import open_index
 from docker_registry.registry.search.database import Database
-from docker_registry.registry.search.index import Entry, open_index
+from docker_registry.registry.search.index import Entry
 from docker_registry.registry.search.schema import prepare
 from tests.registry.search.test_sql import NAMES_0_7_1, found, old_database
 

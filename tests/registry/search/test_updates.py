@@ -12,7 +12,8 @@ from docker_registry.errors import StorageUnavailable
 from docker_registry.registry import events
 from docker_registry.registry.actor import ANONYMOUS_PUSH
 from docker_registry.registry.names import RepositoryName, Tag
-from docker_registry.registry.search.index import Entry, SearchIndex, open_index
+from docker_registry.registry.search.backends import open_index
+from docker_registry.registry.search.index import Entry, SearchIndex
 from docker_registry.registry.search.updates import SearchUpdates
 from tests.registry.conftest import NAME, OTHER
 from tests.support.timing import wait_until
