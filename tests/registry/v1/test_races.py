@@ -72,30 +72,30 @@ class Mortal:
     def changes_left(self, count):
         self._left[0] = count
 
-    def _change(self):
+    def _count_change(self):
         if self.changes_left is not None:
             if not self.changes_left:
                 raise Death
             self.changes_left -= 1
 
     def put_content(self, path, content, *, if_match=None):
-        self._change()
+        self._count_change()
         super().put_content(path, content, if_match=if_match)
 
     def stream_write(self, path, blocks):
-        self._change()
+        self._count_change()
         return super().stream_write(path, blocks)
 
     def move(self, source, target):
-        self._change()
+        self._count_change()
         super().move(source, target)
 
     def link(self, source, target):
-        self._change()
+        self._count_change()
         return super().link(source, target)
 
     def remove(self, path):
-        self._change()
+        self._count_change()
         super().remove(path)
 
 

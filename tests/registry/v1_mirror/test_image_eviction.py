@@ -200,22 +200,22 @@ class Dying(MemoryDriver):
 
     left = None
 
-    def _change(self):
+    def _count_change(self):
         if self.left is not None:
             self.left -= 1
             if self.left < 0:
                 raise KeyboardInterrupt
 
     def put_content(self, *arguments, **options):
-        self._change()
+        self._count_change()
         return super().put_content(*arguments, **options)
 
     def remove(self, *arguments):
-        self._change()
+        self._count_change()
         return super().remove(*arguments)
 
     def remove_if_match(self, *arguments):
-        self._change()
+        self._count_change()
         return super().remove_if_match(*arguments)
 
 
