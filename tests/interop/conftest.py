@@ -156,13 +156,14 @@ def docker(tmp_path_factory):
 
 
 @contextlib.contextmanager
-def run_containerd(folder, program=None, daemon=None):
+def run_containerd(folder, program=None, daemon=None, environment=None):
     """
     Run containerd with its own daemon.
 
     Args:
         program: the client; by default Debian's.
         daemon: the daemon; by default Debian's.
+        environment: of both.
     """
     require_root()
     program, daemon = str(program or require("ctr", "containerd")), str(daemon or require("containerd", "containerd"))
@@ -171,7 +172,7 @@ def run_containerd(folder, program=None, daemon=None):
         daemon, f"--config={folder}/config.toml", f"--root={folder}/root", f"--state={folder}/state",
         f"--address={folder}/containerd.sock",
     ]  # fmt: skip
-    client = Tool([program, f"--address={folder}/containerd.sock", "--namespace=lab"])
+    client = Tool([program, f"--address={folder}/containerd.sock", "--namespace=lab"], environment)
 
     def is_ready():
         with contextlib.suppress(AssertionError):
@@ -179,7 +180,7 @@ def run_containerd(folder, program=None, daemon=None):
             return True
         return False
 
-    with running(command, folder / "log", is_ready):
+    with running(command, folder / "log", is_ready, environment):
         yield client
 
 

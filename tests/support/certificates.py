@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import datetime
 import ipaddress
+from collections.abc import Sequence
 from pathlib import Path
 
 from cryptography import x509
@@ -33,16 +34,17 @@ class Authority:
         self.file = folder / f"{name}.crt"
         self.file.write_bytes(certificate.public_bytes(serialization.Encoding.PEM))
 
-    def issue(self, name: str, days: int = 2, file: str | None = None) -> tuple[Path, Path]:
+    def issue(self, name: str, days: int = 2, file: str | None = None, others: Sequence[str] = ()) -> tuple[Path, Path]:
         """
-        Issue a certificate for *name*, localhost and 127.0.0.1, and return its file and that of its key.
+        Issue a certificate for *name*, *others*, localhost and 127.0.0.1, and return its file and that of its key.
 
         Args:
             days: until it expires, from now on; negative for one that has expired.
             file: name of the files, without suffix; existing ones are replaced.
         """
         key = ec.generate_private_key(ec.SECP256R1())
-        names = [x509.DNSName(name), x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]
+        names: list[x509.GeneralName] = [x509.DNSName(each) for each in (name, *others, "localhost")]
+        names.append(x509.IPAddress(ipaddress.ip_address("127.0.0.1")))
         certificate = (
             _builder(self._name, _name(name), key.public_key(), days)
             .add_extension(x509.SubjectAlternativeName(names), critical=False)
