@@ -28,6 +28,9 @@ MAX_TOKEN_BYTES: Final = 1024 * 1024
 #: Life of a token whose server names none, or a shorter one; all clients assume this.
 _MIN_TOKEN_SECONDS: Final = 60.0
 
+#: Actions of a scope that a mirror may need. Azure's registry wants ``metadata_read`` for lists of tags.
+_READING: Final = frozenset({"pull", "metadata_read"})
+
 #: Part of its life for which a token is used.
 _USED_LIFE: Final = 0.8
 
@@ -185,10 +188,12 @@ def _pull_scope(scope: str) -> str:
     """
     Return a scope without all that pulling does not need; empty if nothing is left.
 
-    The upstream chooses the scope, and receives the token: it must not get more of the account than that.
+    The upstream chooses the scope, and receives the token: it must not get more of the account than that. The token is
+    used for all requests in the repository, so the scope includes ``pull``.
     """
     parts = [each.rpartition(":") for each in scope.split(" ")]
-    return " ".join(f"{resource}:pull" for resource, _, actions in parts if resource and "pull" in actions.split(","))
+    needed = [(resource, _READING.intersection(actions.split(","))) for resource, _, actions in parts if resource]
+    return " ".join(f"{resource}:{','.join(sorted({'pull', *actions}))}" for resource, actions in needed if actions)
 
 
 def _read_token(body: bytes, now: float) -> _Token | None:

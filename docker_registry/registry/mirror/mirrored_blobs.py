@@ -9,6 +9,7 @@ from dataclasses import replace
 from functools import partial
 from typing import Final
 
+from docker_registry.concurrency import deadline
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import BlobUnknown, UpstreamError
 from docker_registry.registry import layout
@@ -18,7 +19,7 @@ from docker_registry.registry.mirror.arriving_content import ArrivingFile
 from docker_registry.registry.mirror.blob_sizes import BlobSizes
 from docker_registry.registry.mirror.passed_on_blob import PassedOnBlob
 from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes
-from docker_registry.registry.mirror.responses import UpstreamBlob
+from docker_registry.registry.mirror.responses import UpstreamBlob, network_errors
 from docker_registry.registry.mirror.transfers import Transfers
 from docker_registry.registry.mirror.upstream_content import UpstreamContent
 from docker_registry.registry.names import Digest, RepositoryName
@@ -28,6 +29,10 @@ from docker_registry.registry.uploads import Uploads
 
 #: Bytes by which an upstream proves that it has a blob.
 _PROOF_BYTES: Final = 1024
+
+#: Largest blob of which an upstream that does not support ranges proves possession in this way. A larger one is
+#: received again: otherwise the client would wait until all bytes before the random place have arrived.
+_MAX_SKIPPED_BYTES: Final = 4 * 1024 * 1024
 
 
 class MirroredBlobs:
@@ -137,10 +142,13 @@ class MirroredBlob(UpstreamContent):
 
     def find(self) -> ServedFile | None:
         """
-        Return the blob if its bytes are in the store, and link it to the repository if possible; None if they are not.
+        Return the blob if its bytes are in the store, and link it to the repository if possible.
 
         If only other repositories have it, the upstream must prove that this one has it too: the client may not be
         allowed to see the others, and the upstream may know no more of the blob than its digest.
+
+        Returns:
+            None if the store does not have it, or the upstream must send it as a whole to prove that it has it.
 
         Raises:
             UpstreamError: the upstream must prove it, and cannot be asked, or sends other bytes.
@@ -161,28 +169,46 @@ class MirroredBlob(UpstreamContent):
         """
         Return whether the upstream has a blob, as some bytes at a random place in it prove.
 
+        Returns:
+            False also if the upstream does not send parts of it.
+
         Raises:
             UpstreamError: the upstream cannot be asked, or sends other bytes.
         """
+        if not blob.size:  # no part can be requested, and everyone knows its content
+            return find_blob_size(self._remotes, self._name, self._remote, self._digest) is not None
         if self._remotes.is_absent(self._name, self._digest):
             return False
         length = min(blob.size, _PROOF_BYTES)
         start = secrets.randbelow(blob.size - length + 1)
-        stream = self.open_part(start, start + max(1, length))
+        stream = self.open_part(start, start + length)
         if stream is None:
             self._remotes.record_absence(self._name, self._digest)
             return False
-        received = bytearray()
         with closing(stream):
-            for block in stream.blocks():
-                received += block
-                if len(received) >= length:
-                    break
-        if received[:length] != b"".join(self._blobs.file(blob).read(start, length)):
+            if not stream.is_part and blob.size > _MAX_SKIPPED_BYTES:
+                return False
+            received = self._receive(stream, length)
+        if received != b"".join(self._blobs.file(blob).read(start, length)):
             raise UpstreamError(
                 "The upstream registry sent other content than that of the digest.", digest=str(self._digest)
             )
         return True
+
+    def _receive(self, stream: UpstreamBlob, length: int) -> bytes:
+        """
+        Return the first bytes of a stream, at most *length*.
+
+        Raises:
+            UpstreamError: they do not arrive in time.
+        """
+        upstream, received = self._remote.upstream, bytearray()
+        with network_errors(upstream.name), deadline(2 * upstream.timeout_seconds):
+            for block in stream.blocks():
+                received += block
+                if len(received) >= length:
+                    break
+        return bytes(received[:length])
 
     def is_stored(self) -> bool:
         """See :class:`UpstreamContent`."""

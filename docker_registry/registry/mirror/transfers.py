@@ -88,7 +88,8 @@ class Transfers:
                 arriving, is_new = found or self._start(content), found is None
             if arriving is None:
                 return None
-        if arriving.size is None:  # a response needs the length
+        # A response needs the length. A blob without bytes could not be withheld until it is verified.
+        if not arriving.size:
             arriving.wait()
             return Opened(content.get(), is_new) if arriving.is_published else self.open(content)
         file = ArrivingFile(

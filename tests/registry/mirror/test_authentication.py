@@ -104,6 +104,10 @@ class TestTokens:
         hub.scope = f',scope="repository:{THERE}:push,pull registry:catalog:* repository:other/app:push"'
         assert {200} == pull(mirrored)
         assert [f"repository:{THERE}:pull"] == hub.queries[0][0]["scope"]
+        hub.valid.clear()
+        hub.scope = f',scope="repository:{THERE}:metadata_read,metadata_write"'  # Azure, for a list of tags
+        assert 200 == mirrored.get("tags/list").status_code
+        assert [f"repository:{THERE}:metadata_read,pull"] == hub.queries[1][0]["scope"], "one token serves both"
 
     def test_are_replaced_when_they_are_rejected(self, mirrored, upstream):
         hub = Hub(upstream)

@@ -141,6 +141,23 @@ class TestAnImageOfAnUpstream:
         del upstream.contents[f"{THERE}/{BLOB}"]
         assert (404, "BLOB_UNKNOWN") == code(mirrored.get(BLOB))
 
+    def test_shares_an_empty_blob_though_no_part_of_it_can_be_requested(self, mirrored, upstream):
+        empty = f"blobs/{digest_of(b'')}"
+        assert 201 == mirrored.client.post(f"/v2/mine/blobs/uploads/?digest={digest_of(b'')}").status_code
+        upstream.contents[f"{THERE}/{empty}"] = lambda headers: Answer(status=416 if "range" in headers else 200)
+        answer = mirrored.get(empty)
+        assert (200, b"") == (answer.status_code, answer.data)
+
+    def test_receives_a_large_blob_again_if_the_upstream_sends_no_parts(self, mirrored, upstream):
+        """Skipping bytes up to a place far behind the beginning would keep the client waiting for its first byte."""
+        large = LARGE * 2
+        path = f"blobs/{digest_of(large)}"
+        created = mirrored.client.post(f"/v2/mine/blobs/uploads/?digest={digest_of(large)}", data=large)
+        assert 201 == created.status_code
+        upstream.contents[f"{THERE}/{path}"] = Answer(large)
+        assert large == mirrored.get(path).data == mirrored.get(path).data
+        assert [True, False] == ["range" in headers for _, _, headers in upstream.requests]
+
     def test_is_mounted_only_when_it_is_here(self, mirrored):
         mount = f"/v2/mine/blobs/uploads/?mount={digest_of(LARGE)}&from={NAME}"
         assert 404 == mirrored.client.post(mount).status_code or 202 == mirrored.client.post(mount).status_code
@@ -311,6 +328,11 @@ class TestAnUpstreamThatMisbehaves:
             assert answer.status_code in (502, 503)
         except UpstreamError:  # in the middle of the response, whose connection the server then cuts
             assert answer.status_code == 200
+        assert set() == mirrored.paths()
+
+    def test_gets_no_blob_without_bytes_through(self, mirrored, upstream):
+        upstream.contents[f"{THERE}/{BLOB}"] = Answer()
+        assert (502, "UNAVAILABLE") == code(mirrored.get(BLOB))
         assert set() == mirrored.paths()
 
     @pytest.mark.parametrize("is_read_only", [False, True])
