@@ -7,14 +7,14 @@ have all bytes of a blob sent before they are.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any, Final
 
 from docker_registry.errors import DigestInvalid, UpstreamError
 from docker_registry.registry import json_scanner
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_budget import JsonBudget
-from docker_registry.registry.json_scanner import Kind
+from docker_registry.registry.json_scanner import Kind, Part
 from docker_registry.registry.names import Digest, RepositoryName
 
 #: Memory for sizes, and the estimate for each.
@@ -37,10 +37,17 @@ class BlobSizes:
         self._sizes: BoundedCache[tuple[str, Digest], int] = BoundedCache(_REMEMBERED_BYTES, lambda _: _SIZE_BYTES)
 
     def record(self, name: RepositoryName, manifest: bytes) -> None:
-        """Remember the sizes of the blobs that a manifest of a repository names; does nothing if it is invalid."""
+        """
+        Remember the sizes of the blobs that a manifest of a repository names; does nothing if it is invalid.
+
+        Raises:
+            Overloaded: the manifest is large, and other large documents use the worker's memory.
+        """
+        if json_scanner.count_values(manifest) > json_scanner.MAX_VALUES:
+            return
         with self._json_budget.reserve(manifest):
             try:
-                for digest, size in self._json_budget.pace(_sizes(manifest)):
+                for digest, size in _sizes(self._json_budget.pace(json_scanner.scan(manifest.decode()))):
                     known = self._sizes.get((str(name), digest))
                     self._sizes.put((str(name), digest), size if known in (None, size) else _CONTRADICTORY)
             except (ValueError, RecursionError):
@@ -67,10 +74,10 @@ class BlobSizes:
         return known
 
 
-def _sizes(manifest: bytes) -> Iterator[tuple[Digest, int]]:
+def _sizes(manifest: Iterable[Part]) -> Iterator[tuple[Digest, int]]:
     config: dict[str, Any] = {}
-    for part in json_scanner.scan(manifest.decode()):
-        if part.kind is Kind.ITEM and part.key == "config":
+    for part in manifest:
+        if part.kind is Kind.ITEM and part.key == "config" and part.name in ("digest", "size"):
             config[part.name] = part.value
         elif part.kind is Kind.ITEM and part.key == "layers" and isinstance(part.value, dict):
             yield from _size(part.value)
@@ -79,7 +86,7 @@ def _sizes(manifest: bytes) -> Iterator[tuple[Digest, int]]:
 
 def _size(descriptor: dict[str, Any]) -> Iterator[tuple[Digest, int]]:
     size = descriptor.get("size")
-    if isinstance(size, int) and size >= 0:
+    if isinstance(size, int) and not isinstance(size, bool) and size >= 0:
         try:
             yield Digest.parse(str(descriptor.get("digest"))), size
         except DigestInvalid:
