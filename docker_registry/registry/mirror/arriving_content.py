@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from typing import BinaryIO, Final
 
 from gevent.event import Event
@@ -155,7 +155,7 @@ class ArrivingFile:
             size: bytes of the content.
             continued: returns the file to read instead when the transfer was abandoned.
             receive_part: requests a part from the upstream by itself, from an offset to another; its context is left
-                when the part is not read any more. Yields no bytes if too many parts are being received.
+                when the part is not read any more. May yield fewer bytes, or none.
         """
         self.size = size
         self._arriving = arriving
@@ -198,7 +198,8 @@ class ArrivingFile:
     def _segments(self, offset: int, end: int, *, as_files: bool) -> Iterator[Segment]:
         released_end = min(end, self.size - WITHHELD_BYTES)
         if self._arriving.is_far_from(offset) and offset < released_end:
-            with self._receive_part(offset, released_end) as blocks:
+            # What the upstream does not send now is waited for, as all bytes are being received anyway.
+            with suppress(UpstreamError), self._receive_part(offset, released_end) as blocks:
                 for block in blocks:
                     part = block[: released_end - offset]
                     offset += len(part)

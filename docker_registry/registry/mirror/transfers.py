@@ -260,7 +260,7 @@ class Transfers:
         Receive bytes of a content that is being received anyway, for a client that would have to wait for them.
 
         Yields no bytes if as many parts are being received as transfers are allowed: clients that read slowly must not
-        use up the connections.
+        use up the connections. Also yields none if the upstream sends the whole content instead.
 
         Raises:
             UpstreamError: as for :meth:`receive_part`.
@@ -275,7 +275,7 @@ class Transfers:
             if stream is None:
                 raise changed(content)
             with closing(stream):
-                yield stream.blocks()
+                yield stream.blocks() if stream.is_part else ()
         finally:
             slots.release()
 

@@ -261,6 +261,29 @@ class TestAPart:
         ranges = [headers.get("range") for _, _, headers in upstream.requests]
         assert [f"bytes={first}-{len(LARGE) - 64 * 1024 - 1}", "bytes=65536-"] == ranges
 
+    @pytest.mark.parametrize(
+        "bad",
+        [Answer(LARGE), Answer(status=429), Answer(status=404), OTHER_RESTS["an unnamed part"], None],
+        ids=["whole", "limited", "absent", "unnamed", "broken"],
+    )
+    def test_is_waited_for_if_the_upstream_does_not_send_it(self, mirrored, upstream, driver, bad):
+        """The whole blob is being received anyway."""
+
+        def answer(headers):
+            if len(upstream.requests) > 1:
+                return part_of(LARGE, headers)
+            begin(driver, until=1)  # this process is to continue the transfer
+            part = part_of(LARGE, headers)
+            return bad or Answer(part.body[:1000], 206, part.headers, announced=len(part.body))
+
+        upstream.contents[f"{THERE}/{BLOB}"] = answer
+        begin(driver, (0, 65536))
+        first = 65536 + NEAR_BYTES + 1
+        assert LARGE[first:] == mirrored.get(BLOB, Range=f"bytes={first}-").data
+        assert "bytes=65536-" == upstream.requests[1][2]["range"]
+        received = mirrored.services.mirror.pulled_bytes()["blob", "up.example"]
+        assert received <= len(LARGE) - 65536 + len(LARGE) - first, "the rest, and the part while that is far away"
+
     def test_of_a_cold_blob_is_requested_by_itself(self, mirrored, upstream):
         upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
         first, last = NEAR_BYTES + 1000, len(LARGE) - 1
