@@ -33,6 +33,31 @@ TRUST = {
 }
 
 
+class Cosign:
+    """cosign with a key of its own, without a transparency log; it stores signatures as referrers."""
+
+    #: For signing and for verifying.
+    options = ("--allow-http-registry", "--allow-insecure-registry")
+
+    def __init__(self, folder):
+        self.folder = folder
+        self.run = install("cosign", folder, COSIGN_PASSWORD="")
+
+    def sign(self, reference):
+        self.run("generate-key-pair", "--output-key-prefix", self.folder / "key")
+        offline = ("--yes", "--tlog-upload=false", "--use-signing-config=false")
+        self.run("sign", "--key", self.folder / "key.key", *offline, *self.options, reference)
+
+    def verify(self, reference):
+        self.run("verify", "--key", self.folder / "key.pub", "--insecure-ignore-tlog", *self.options, reference)
+
+
+class CosignWithTags(Cosign):
+    """cosign that stores signatures under tags, as cosign 2 does."""
+
+    options = (*Cosign.options, "--new-bundle-format=false")
+
+
 class Notation:
     """notation, which stores signatures as referrers."""
 
@@ -82,15 +107,17 @@ def open_upstream(kind, store):
 @pytest.mark.slow
 class TestSignatures:
     @pytest.mark.parametrize("kind", ["distribution", "docker-registry"])
-    @pytest.mark.parametrize("client", [Notation, Oras])
+    @pytest.mark.parametrize("client", [Cosign, CosignWithTags, Notation, Oras])
     def test_are_verified_with_and_without_the_upstream(self, kind, client, tmp_path_factory):
         tool, port = client(tmp_path_factory.mktemp("client")), free_port()
         with open_upstream(kind, tmp_path_factory.mktemp("upstream") / "store") as (url, stop_upstream):
             with Client(url) as there:
                 for tag, image in (("v1", SIGNED), ("v2", UNSIGNED)):
                     push(there, NAME, tag, image)
-            tool.sign(f"{url.removeprefix('http://')}/{NAME}@{SIGNED.digest}")
-            mirrored = {"upstreams": [{"name": "up.example", "url": url}]}
+                tool.sign(f"{url.removeprefix('http://')}/{NAME}@{SIGNED.digest}")
+                signatures = {tag for tag in there.tags(NAME) if tag.endswith(".sig")}
+            assert (client is CosignWithTags) == bool(signatures)
+            mirrored = {"upstreams": [{"name": "up.example", "url": url, "ttl": 0}]}
             with serve(tmp_path_factory.mktemp("mirror"), port, **mirrored) as mirror:
                 here = f"127.0.0.1:{port}/up.example/{NAME}@"
                 for is_running in (True, False):
