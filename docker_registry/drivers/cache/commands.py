@@ -20,6 +20,9 @@ from gevent import monkey
 if TYPE_CHECKING:
     from redis import Redis
 
+#: Idle connections that are kept; after a burst of requests, further ones are closed.
+MAX_IDLE: Final = 100
+
 #: gevent's own poll would let other greenlets run, and takes longer.
 _poll: Final = monkey.get_original("select", "poll")
 
@@ -51,12 +54,12 @@ class RedisCommands:
             connection.send_packed_command([self._pack(command)], check_health=False)
             response = connection.read_response()
         except self._response_error:  # a complete response
-            self._idle.append(connection)
+            self._keep(connection)
             raise
         except BaseException:
             self._drop(connection)
             raise
-        self._idle.append(connection)
+        self._keep(connection)
         return response
 
     def close(self) -> None:
@@ -71,10 +74,17 @@ class RedisCommands:
                 connection = self._idle.pop()
             except IndexError:  # another thread was faster
                 break
-            if _is_ready(connection):
+            # The pool of Sentinel disowns connections to a former master.
+            if _is_ready(connection) and self._pool.owns_connection(connection):
                 return connection
             self._drop(connection)
         return self._pool.get_connection()
+
+    def _keep(self, connection: Any) -> None:
+        if len(self._idle) < MAX_IDLE:
+            self._idle.append(connection)
+        else:
+            self._drop(connection)
 
     def _drop(self, connection: Any) -> None:
         connection.disconnect()

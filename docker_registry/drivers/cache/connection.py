@@ -19,6 +19,10 @@ if TYPE_CHECKING:
 
 _SENTINEL_PORT: Final = 26379
 
+#: redis-py 8 refuses to open a 101st connection unless a limit is given. Concurrent requests of one process may need
+#: more, and each failure would disable the cache for seconds.
+_MAX_CONNECTIONS: Final = 2**31
+
 
 @dataclass(frozen=True, kw_only=True, repr=False)  # a repr would show the passwords
 class RedisAddress:
@@ -88,6 +92,7 @@ def connect(
         "socket_connect_timeout": timeout_seconds,
         "socket_timeout": response_seconds or timeout_seconds,
         "retry": Retry(NoBackoff(), 0),
+        "max_connections": _MAX_CONNECTIONS,
     }
     credentials = {"username": address.username, "password": address.password}
     credentials = {name: value for name, value in credentials.items() if value}

@@ -91,7 +91,7 @@ class LeasedCache:
         self._confirm = Script(self._commands, scripts.CONFIRM)
         self._renew = Script(self._commands, scripts.RENEW)
         self._settle = Script(self._commands, scripts.SETTLE)
-        self._pending = PendingInvalidations(redis)
+        self._pending = PendingInvalidations(self._commands)
         self.requests = self.hits = self.errors = 0
 
     def begin_request(self) -> None:

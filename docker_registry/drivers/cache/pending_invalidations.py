@@ -8,15 +8,13 @@ and then every second, so that other hosts do not use outdated entries for long.
 from __future__ import annotations
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING, Final
+from typing import Final
 
 import gevent
 from gevent import monkey
 
 from docker_registry.drivers.cache.circuit_breaker import Unavailable
-
-if TYPE_CHECKING:
-    from redis import Redis
+from docker_registry.drivers.cache.commands import RedisCommands
 
 #: With more pending keys than this, the whole cache is invalidated instead.
 _MAX_KEYS: Final = 10_000
@@ -28,8 +26,8 @@ _LONGEST_PAUSE_SECONDS: Final = 1.0
 class PendingInvalidations:
     """The pending invalidations of one process in the cache of one store."""
 
-    def __init__(self, redis: Redis) -> None:
-        self._redis = redis
+    def __init__(self, commands: RedisCommands) -> None:
+        self._commands = commands
         self._keys: set[str] = set()
         self._is_flushing = False
         self._retries: gevent.Greenlet[[], None] | None = None
@@ -62,7 +60,7 @@ class PendingInvalidations:
         keys, self._keys = self._keys, set()
         self._is_flushing = True
         try:
-            self._redis.delete(*keys)
+            self._commands.send("DEL", *keys)
         except BaseException:
             self._keys |= keys
             raise

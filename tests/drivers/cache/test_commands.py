@@ -10,8 +10,10 @@ from redis.exceptions import ConnectionError as LostConnection
 from redis.exceptions import ResponseError
 
 from docker_registry.drivers.cache import commands
+from docker_registry.drivers.cache.circuit_breaker import CircuitBreaker
 from docker_registry.drivers.cache.commands import RedisCommands, Script
 from docker_registry.drivers.cache.connection import RedisAddress, connect
+from docker_registry.drivers.cache.leased import LeasedCache
 from tests.support.servers.redis import PASSWORD, own_redis
 
 
@@ -79,6 +81,34 @@ class TestACommand:
         sender.send("PING")
         sender.close()
         assert 0 == clients(server)
+
+
+class TestManyCommandsAtOnce:
+    def test_have_a_connection_each_and_leave_a_few(self, server, sender):
+        for connection in [sender._connection() for _ in range(commands.MAX_IDLE + 20)]:
+            sender._keep(connection)
+        assert sender.send("GET", "key") is None
+        assert commands.MAX_IDLE == clients(server)
+
+
+class TestAConnection:
+    def test_to_a_former_master_is_not_used_again(self, server, sender, monkeypatch):
+        sender.send("PING")
+        (former,) = sender._idle
+        monkeypatch.setattr(sender._pool, "owns_connection", lambda _: False)  # as that of Sentinel after a failover
+        sender.send("PING")
+        assert former not in sender._idle
+        assert 1 == clients(server)
+
+    def test_serves_pending_invalidations_too(self, server):
+        place = RedisAddress(url=f"redis://:{PASSWORD}@127.0.0.1:{server.port}?max_connections=1")
+        redis = connect(place, "cache_lru", timeout_seconds=60)
+        cache = LeasedCache(redis, CircuitBreaker(redis, str(place), max_wait_seconds=60), lambda: "store")
+        cache.look_up("size", "a")
+        cache._pending.add(["key"], "everything")
+        assert cache.look_up("size", "a").lease is not None
+        assert (0, set()) == (cache.errors, cache._pending._keys)
+        redis.close()
 
 
 class TestAScript:
