@@ -299,6 +299,9 @@ class UpstreamConnection:
 
     def _read_token(self, response: requests.Response, max_bytes: int) -> bytes:
         status = response.status_code
+        if status in _REFUSALS:
+            self.reachability.record()
+            self.reachability.record_refusal(status)
         if status == responses.LIMITED:
             raise UpstreamLimited(retry_after_seconds=responses.retry_after(response), upstream=self.upstream.name)
         if status != 200:

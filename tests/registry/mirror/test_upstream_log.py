@@ -74,9 +74,13 @@ class TestTheLog:
         assert "connection refused" == mirrored.services.mirror.client("up.example").connection.reachability.reason
 
 
+@pytest.mark.parametrize("is_token_server", [False, True])
 @pytest.mark.parametrize(("status", "refusal"), [(429, "limits pulls"), (403, "denies access"), (401, "denies access")])
-def test_an_upstream_that_refuses_requests_is_reported(mirrored, upstream, status, refusal):
-    upstream.guard = lambda path, headers: Answer(status=status)
+def test_an_upstream_that_refuses_requests_is_reported(mirrored, upstream, status, refusal, is_token_server):
+    if is_token_server:
+        Hub(upstream).issue = lambda headers: Answer(status=status)
+    else:
+        upstream.guard = lambda path, headers: Answer(status=status)
     mirrored.get("manifests/v1")
     mirrored.services.mirror.publish_status({})
     state = mirrored.services.mirror.status()["up.example"]
