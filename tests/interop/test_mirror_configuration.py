@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import socket
@@ -12,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from tests.interop.conftest import run_containerd, run_docker
-from tests.interop.mirror_clients import ContainerdPuller, DockerPuller, PodmanPuller
+from tests.interop.mirror_clients import ContainerdPuller, DockerPuller, PodmanPuller, SkopeoPuller
 from tests.support.certificates import Authority
+from tests.support.clients.go_tools import build
 from tests.support.clients.programs import require, require_root
 from tests.support.images import make_image
 from tests.support.servers.registry import START_SECONDS, TlsServer
@@ -114,11 +116,28 @@ class TestTheSnippets:
         with run_docker(tmp_path, daemon, network.variables, **settings) as docker:
             DockerPuller(docker).pull("app:v1", IMAGE)
 
-    def test_configure_containerd(self, network, hosts, tmp_path):
-        client = network.program(require("ctr", "containerd"))
-        with run_containerd(tmp_path, client, environment=network.variables) as ctr:
-            ContainerdPuller(ctr, f"--hosts-dir={hosts}").pull(REFERENCE, IMAGE)
+    def test_configure_docker_with_the_containerd_store(self, network, tmp_path):
+        settings = json.loads(re.search(r"`(\{\"registry-mirrors\".*?\})`", PAGE)[1])
+        variables = {"PATH": f"{tmp_path}:{os.environ['PATH']}", "DOCKER_MIN_API_VERSION": "1.40"}
+        build("containerd", tmp_path)
+        daemon = network.program(build("dockerd", tmp_path))
+        with run_docker(tmp_path, daemon, {**network.variables, **variables}, "native", **settings) as docker:
+            DockerPuller(docker, has_containerd_store=True).pull("app:v1", IMAGE)
+
+    @pytest.mark.parametrize("version", ["of Debian", "current"])
+    def test_configure_containerd(self, network, hosts, version, tmp_path):
+        is_current = version == "current"
+        client = build("ctr", tmp_path) if is_current else require("ctr", "containerd")
+        daemon = build("containerd", tmp_path) if is_current else None
+        with run_containerd(tmp_path, network.program(client), daemon, network.variables) as ctr:
+            # The daemon of the current version pulls itself, unless it is told not to.
+            options = (f"--hosts-dir={hosts}", *(("--local",) if is_current else ()))
+            ContainerdPuller(ctr, *options).pull(REFERENCE, IMAGE)
 
     def test_configure_podman(self, network, containers_environment, registries):
         environment = {**containers_environment, **network.variables}
         PodmanPuller(environment, registries, network.program(require("podman", "podman"))).pull(REFERENCE, IMAGE)
+
+    def test_configure_skopeo(self, network, policy, registries, tmp_path):
+        program = network.program(require("skopeo", "skopeo"))
+        SkopeoPuller(tmp_path, policy, registries, program, network.variables).pull(REFERENCE, IMAGE)
