@@ -7,17 +7,18 @@ still being received, the kernel sends each part once it is in a file (:class:`A
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager, ExitStack, contextmanager
 from functools import partial
 from typing import Final
 
 from flask import Response, request
 
 from docker_registry.api.multipart import MAX_GAP_BYTES, ByteRange, Multipart, MultipartFile
-from docker_registry.errors import RangeNotSatisfiable, StorageError
+from docker_registry.errors import RangeNotSatisfiable, StorageError, UpstreamError
 from docker_registry.registry.stored_file import FilePart, Segment, ServedFile
 
 #: Block size for WSGI servers that read the file instead of using sendfile.
@@ -230,6 +231,15 @@ class _EagerBlocks:
             close()
 
 
+@contextmanager
+def _cutting_connection() -> Iterator[None]:
+    """Replace the failure of an upstream, which the mirror logs, by an error for which the server logs no traceback."""
+    try:
+        yield
+    except UpstreamError as error:
+        raise ConnectionResetError(errno.ECONNRESET, str(error)) from None
+
+
 class ArrivingBody:
     """
     An open file for gunicorn; see :meth:`ClientSocket.sendfile`.
@@ -267,16 +277,27 @@ class ArrivingBody:
         return self._file.fileno()
 
     def segments(self) -> Iterator[Segment]:
-        """Yield the segments to send; the file of each is open until the next one is requested."""
+        """
+        Yield the segments to send; the file of each is open until the next one is requested.
+
+        Raises:
+            ConnectionResetError: the upstream of a mirror has failed, so that the connection must be cut.
+        """
         self._begin()
-        with self._entered:
+        with _cutting_connection(), self._entered:
             yield self._first
             yield from self._segments
 
     def read(self, size: int = -1) -> bytes:
-        """Return the next block of the body, for a server that is configured not to use sendfile; empty at its end."""
+        """
+        Return the next block of the body, for a server that is configured not to use sendfile; empty at its end.
+
+        Raises:
+            ConnectionResetError: as in :meth:`segments`.
+        """
         self._begin()
-        segment, self._first = self._first or next(self._segments, b""), b""
+        with _cutting_connection():
+            segment, self._first = self._first or next(self._segments, b""), b""
         if isinstance(segment, bytes):
             return segment
         block = os.pread(segment.descriptor, segment.length if size < 0 else min(size, segment.length), segment.offset)

@@ -12,7 +12,7 @@ from docker_registry.api.downloads import ArrivingBody
 from docker_registry.app import create_app
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import StorageError, StorageUnavailable
+from docker_registry.errors import StorageError, StorageUnavailable, UpstreamUnavailable
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.stored_file import FilePart
 from docker_registry.services import build
@@ -158,6 +158,17 @@ class TestAnArrivingBody:
             body.close()
             body.close()
             assert ["begin", "end"] == events
+
+    def test_cuts_the_connection_if_the_upstream_fails(self):
+        def segments():
+            yield b"ab"
+            raise UpstreamUnavailable
+
+        for send in (lambda body: [*body.segments()], lambda body: [body.read(3), body.read(3)]):
+            body = ArrivingBody(segments())
+            with pytest.raises(ConnectionResetError, match="cannot be reached"):  # gunicorn logs no traceback of it
+                send(body)
+            body.close()
 
     def test_closes_its_file_if_its_segments_fail(self):
         class Segments:
