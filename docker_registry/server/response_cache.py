@@ -33,7 +33,6 @@ from typing import Any, Final, NamedTuple
 
 from docker_registry.concurrency import close_now
 from docker_registry.dependencies import Dependencies, Signature, signature_of
-from docker_registry.errors import RegistryError
 from docker_registry.http.exchange import Exchange
 from docker_registry.server.access_log import AccessLog
 from docker_registry.server.request_head import END, RequestHead, parse_head
@@ -229,15 +228,15 @@ class ResponseCache:
         Open the body of a response that is read from a remote store; may block.
 
         Returns:
-            The hit with its blocks, or as it was if its body is not in a store; None if the store does not have the
-            body or cannot be reached, so that the application must answer.
+            The hit with its blocks, or unchanged if its body is not in a store; None if the body cannot be read, so
+            that the application must answer.
         """
         stored = hit.response.stored
         if stored is None:
             return hit
         try:
             return hit._replace(blocks=stored.read())
-        except RegistryError:
+        except Exception:  # noqa: BLE001 - the application meets the same error, and reports it
             return None
 
     def add(

@@ -115,7 +115,7 @@ class SendingSocket(socket.socket):
             file: an open file. If it has a method ``segments()``, that yields literal bytes and the parts to send, each
                 as descriptor, offset and length, and *offset* and *count* are ignored. If it has a true attribute
                 ``is_arriving``, literal bytes are sent at once, because the next segment may take a while. If it has an
-                attribute ``read_again`` that is not None, all segments are bytes, *count* altogether.
+                attribute ``read_again`` that is not None, all segments are bytes, and *count* is their total.
             count: bytes to send; None sends the rest of the file.
 
         Returns:
@@ -212,6 +212,8 @@ class SendingSocket(socket.socket):
                 in_a_row = 0
         if sent != count:
             raise OSError(errno.ECONNRESET, "the file does not have the announced length")
+        if head:  # the body is empty
+            self._send_all(head, 0)
 
     def send_file_slice(self, head: bytes, fd: int, part: FileSlice) -> None:
         """

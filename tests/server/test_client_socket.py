@@ -109,9 +109,9 @@ for is_arriving in (False, True):
     print(server.file_bytes, server.moved_bytes, len(sent))
 """
 
-#: Responses from the cache whose bodies are read from a store: complete, short, long, and broken off.
+#: Responses from the cache whose bodies are read from a store: complete, empty, short, long, and broken off.
 STORED = """
-import logging, socket
+import logging, socket, ssl
 from docker_registry.errors import StorageUnavailable
 from docker_registry.server.client_socket import PlainSocket
 from docker_registry.server.response_cache import CachedResponse, Hit, StoredBody
@@ -119,8 +119,8 @@ from docker_registry.server.response_cache import CachedResponse, Hit, StoredBod
 def blocks(*contents):
     try:
         for content in contents:
-            if content is None:
-                raise StorageUnavailable("away")
+            if isinstance(content, Exception):
+                raise content
             yield content
     finally:
         print("closed", end=" ")
@@ -128,7 +128,8 @@ def blocks(*contents):
 logging.disable()
 LARGE = b"x" * 70000
 for contents, length in (
-    ((b"a", LARGE), 70001), ((LARGE,), 70000), ((b"ab", b"c"), 4), ((b"ab", b"cd"), 3), ((b"ab", None, b"c"), 3),
+    ((b"a", LARGE), 70001), ((LARGE,), 70000), ((), 0), ((b"ab", b"c"), 4), ((b"ab", b"cd"), 3),
+    *(((b"ab", error, b"c"), 3) for error in (StorageUnavailable("away"), ValueError("no"), ssl.SSLError("no"))),
 ):
     client, server = socket.socketpair()
     server = PlainSocket(server.family, server.type, server.proto, fileno=server.detach())
@@ -249,8 +250,8 @@ class TestAResponseInSegments:
 
 class TestAResponseWithABodyInAStore:
     def test_is_never_shorter_or_longer_than_announced(self):
-        failed = [f"failed head {count} {count}" for count in (3, 2, 2)]
-        outcomes = ["sent head 70001 70001", "sent head 70000 70000", *failed]
+        failed = [f"failed head {count} {count}" for count in (3, 2, 2, 2, 2)]
+        outcomes = ["sent head 70001 70001", "sent head 70000 70000", "sent head 0 0", *failed]
         assert " ".join(f"closed {outcome}" for outcome in outcomes).split() == under_gevent(STORED)
 
 

@@ -233,9 +233,10 @@ class TestABodyInARemoteStore:
             assert (None, count - 1) == (hit.blocks, len(reads))
             assert [b"o", b"k"] == list(kept.open_stored(hit).blocks)
 
-    def test_is_left_to_the_application_if_it_cannot_be_read(self):
+    @pytest.mark.parametrize("error", [PathNotFound, OSError, ValueError])
+    def test_is_left_to_the_application_if_it_cannot_be_read(self, error):
         def fail():
-            raise PathNotFound
+            raise error
 
         kept = ResponseCache()
         kept.add(REQUEST, self.HEAD, offered(), body=StoredBody(fail, 2))
