@@ -325,9 +325,22 @@ class TestAFileChangedByOthersSince:
         host.process()
         assert (inode, b"new") == (path.stat().st_ino, path.read_bytes())
 
-    def test_stays_if_it_was_restored_with_old_times(self, host, path):
-        path.unlink()
-        path.write_bytes(b"of a backup")
+    @pytest.mark.parametrize("has_known_inode", [False, True])
+    def test_stays_if_it_was_restored_with_old_times(self, host, monkeypatch, has_known_inode):
+        """A file system may give the inode of a removed file to the next one; then the put was some time before."""
+        if has_known_inode:
+            clock = time.time_ns
+            monkeypatch.setattr(time, "time_ns", lambda: clock() - 60 * 10**9)
+        driver = host.process()
+        driver.put_content("path", b"old")
+        driver._journal.checkpoint()
+        driver.put_content("path", b"put")
+        path = Path(host.store, "path")
+        with path.open("rb"):  # the file system cannot reuse its inode
+            host.crash(nothing)
+            if not has_known_inode:
+                path.unlink()
+            path.write_bytes(b"of a backup")
         os.utime(path, (1, 1))
         host.process()
         assert b"of a backup" == path.read_bytes()
