@@ -20,6 +20,7 @@ import difflib
 import logging
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Final
@@ -201,12 +202,13 @@ def _parse(content: bytes) -> object:
     Return the content of a YAML document, every scalar as text.
 
     A start parses its file five times, and with libyaml in a sixth of the time. PyYAML's own parser, whose errors do
-    not depend on whether libyaml is there, describes what is wrong with a file.
+    not depend on whether libyaml is there, describes what is wrong with a file. It also parses a file with tabs, which
+    it accepts in fewer places than libyaml: whether a file is valid must not depend on how PyYAML was built.
     """
-    try:
-        return _FastTextLoader(content).get_single_data()
-    except yaml.YAMLError:
-        return _TextLoader(content).get_single_data()
+    if b"\t" not in content:
+        with suppress(yaml.YAMLError):
+            return _FastTextLoader(content).get_single_data()
+    return _TextLoader(content).get_single_data()
 
 
 def _flavors(tree: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -180,6 +180,10 @@ class TestBadYaml:
                 "line 2: while parsing a flow mapping, expected ',' or '}', but got '<stream end>'",
                 "dev: {password: s3cret\n",
             ),
+            (  # with libyaml too, which would accept it
+                "line 2: while scanning for the next token, found character '\\t' that cannot start any token",
+                "dev:\n    password:\ts3cret\n",
+            ),
             ("line 3: a is duplicated", "dev:\n    a: s3cret\n    a: s3cret\n"),
             ("line 2: dev is duplicated", "dev: {}\ndev: {}\n"),
             ("line 1: a key is duplicated", "dev: {password:s3cret, password:s3cret}"),
