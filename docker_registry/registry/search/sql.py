@@ -69,7 +69,7 @@ class SqlIndex(SearchIndex):
         Open the database and create its tables if they are missing.
 
         Args:
-            database_url, look_up: as for :func:`~docker_registry.registry.search.index.open_index`.
+            database_url, look_up: as for :func:`~docker_registry.registry.search.backends.open_index`.
 
         Raises:
             ConfigError: the URL is invalid, its library is not installed, or the tables cannot be created.
