@@ -1,8 +1,8 @@
 """
-The sizes of blobs as the manifests state them that a worker has fetched.
+The sizes of blobs, as stated in the manifests that a worker has fetched.
 
-The last bytes of a blob are withheld from clients until it is verified. An upstream that announced a larger size could
-have all bytes of a blob sent before they are.
+The last bytes of a blob are withheld from clients until it is verified. By announcing a larger size, an upstream could
+otherwise have all bytes of a blob sent to clients before that.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from docker_registry.registry.names import Digest, RepositoryName
 _REMEMBERED_BYTES: Final = 4 * 1024 * 1024
 _SIZE_BYTES: Final = 256
 
-#: Stands for the size of a blob of which manifests state several.
+#: The size of a blob for which manifests state different sizes.
 _CONTRADICTORY: Final = -1
 
 

@@ -19,7 +19,7 @@ from docker_registry.registry.mirror.arriving_content import ArrivingFile
 from docker_registry.registry.mirror.blob_sizes import BlobSizes
 from docker_registry.registry.mirror.passed_on_blob import PassedOnBlob
 from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes
-from docker_registry.registry.mirror.responses import UpstreamBlob, network_errors
+from docker_registry.registry.mirror.responses import MAX_MANIFEST_SECONDS, UpstreamBlob, network_errors
 from docker_registry.registry.mirror.transfers import Transfers
 from docker_registry.registry.mirror.upstream_content import UpstreamContent
 from docker_registry.registry.names import Digest, RepositoryName
@@ -202,8 +202,8 @@ class MirroredBlob(UpstreamContent):
         Raises:
             UpstreamError: they do not arrive in time.
         """
-        upstream, received = self._remote.upstream, bytearray()
-        with network_errors(upstream.name), deadline(2 * upstream.timeout_seconds):
+        received = bytearray()
+        with network_errors(self._remote.upstream.name), deadline(MAX_MANIFEST_SECONDS):
             for block in stream.blocks():
                 received += block
                 if len(received) >= length:

@@ -156,7 +156,7 @@ class Pieces(StoredPieces):
         self._tail += block
 
     def store(self) -> bool:
-        """Store the bytes that are in memory if they are enough for a piece, or old; return whether they were."""
+        """Store the bytes in memory as a piece if they are many or old enough; return whether they were stored."""
         is_piece = len(self._tail) >= min(max(FIRST_PIECE_BYTES, self._stored_end), POOL.block_bytes)
         if not is_piece and self._now() < self._written_at + PIECE_SECONDS:
             return False

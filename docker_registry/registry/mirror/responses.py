@@ -29,7 +29,7 @@ from docker_registry.resources.memory_budget import MemoryBudget
 #: Largest manifest that is accepted from an upstream; clients reject larger ones.
 MAX_MANIFEST_BYTES: Final = 4 * 1024 * 1024
 
-#: Longest time in which a manifest, which is small, must arrive.
+#: Longest time in which a manifest, or another small body, must arrive.
 MAX_MANIFEST_SECONDS: Final = 120.0
 
 #: Largest block that is read of a body at once.

@@ -37,8 +37,8 @@ class Reachability:
         reason: why it is not reachable.
         asked: when it was last asked.
         limit, remaining: pulls that it allows, and those that are left, if it announces them.
-        refused: when it last answered that it does not serve this registry; 0.0 if it never did.
-        refusal: how it did so.
+        refused: when it last refused a request, because it limits pulls or denies access; 0.0 if it never did.
+        refusal: why it refused that request.
     """
 
     is_reachable: bool | None = None
@@ -58,7 +58,7 @@ class Reachability:
         self.reason = reason
 
     def record_refusal(self, status: int) -> None:
-        """Record that the upstream denied access, or has sent too many responses; *status* is that of the response."""
+        """Record that the upstream denied access or limits pulls; *status* is that of its response."""
         self.refused = time.time()
         self.refusal = (
             f"it limits pulls (status {status})" if status == _LIMITED else f"it denies access (status {status})"

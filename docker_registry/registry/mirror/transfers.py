@@ -181,7 +181,7 @@ class Transfers:
         """
         Wait for a moment until another process announces the size of what it receives; return None if it does not.
 
-        This is what clients wait for until their first byte, so it is looked for more often than for all else.
+        Clients get no byte before that, so the store is asked for it more often than for anything else.
 
         Raises:
             ClientLeft: the client disconnected meanwhile.

@@ -43,9 +43,10 @@ class UpstreamContent(ABC):
         upstream: has it.
         work: identifies it among all content of this registry: name of a lease and of a folder.
         detail: identifies it in errors and messages.
-        has_digest: whether its name is its digest, so that clients can verify it, and bytes of other content in it are
-            always noticed.
-        is_verifiable: whether bytes of other content in it are noticed at least before it is stored.
+        has_digest: whether it is identified by its digest: clients can verify it, and always notice bytes of other
+            content in it.
+        is_verifiable: whether this registry notices bytes of other content before it stores them, by a digest or a
+            checksum.
     """
 
     def __init__(

@@ -11,10 +11,9 @@ of JSON; the answer follows as it was received::
     docker/registry/v2/_mirror/_v1/removed/<id>    {"since": 1767225600.0, "layer": "sha256:…", "files": {"json": 512}}
 
 The record of an image is removed when the image itself is in the store. The commit of the image then says where it came
-from (:attr:`LayerLink.is_mirrored`). The file below ``stored``, which is written before the commit, lists such images,
-and by its modification time says when each was last pulled; earlier versions wrote an empty one after a commit that did
-not say where the image came from. The record of a removed image is followed by the content of its files, each with the
-stated size.
+from (:attr:`LayerLink.is_mirrored`). Its file below ``stored`` is written before the commit; the modification time says
+when the image was last pulled. Earlier versions wrote an empty file, after a commit that did not say where the image
+came from. The record of a removed image is followed by the content of its files, each with the stated size.
 """
 
 from __future__ import annotations
