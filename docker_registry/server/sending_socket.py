@@ -9,7 +9,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from contextlib import nullcontext
 from io import FileIO
 from typing import Any, Final
@@ -135,9 +135,13 @@ class SendingSocket(socket.socket):
             return self._send_part(fd, offset, count)
         read_again = getattr(file, "read_again", None)
         if read_again is not None and count is not None:
-            self._copy_stored(StoredBody(read_again, count))
+            blocks = segments()
+            if self._copy is not None and len(self._copy) + count <= MAX_COPY_BYTES and self._copied_body is None:
+                blocks = self._copying(blocks)
+            else:
+                self._copy_stored(StoredBody(read_again, count))
             head, self._held = self._held, b""
-            self.send_blocks(head, segments(), count)
+            self.send_blocks(head, blocks, count)
             return count
         self._copy = None
         sent = 0
@@ -178,6 +182,13 @@ class SendingSocket(socket.socket):
             self._copy = None
         else:
             self._copied_body = FileSlice(signature_of(os.fstat(file.fileno())), offset, count)
+
+    def _copying(self, blocks: Iterable[bytes]) -> Iterator[bytes]:
+        """Yield blocks, and copy them: reading a short body again would take longer than computing most responses."""
+        for block in blocks:
+            if self._copy is not None:
+                self._copy += block
+            yield block
 
     def _copy_stored(self, body: StoredBody) -> None:
         if self._copied_body is not None:

@@ -145,6 +145,25 @@ for contents, length in (
     print(ended, sent[:4].decode(), len(sent) - len("head  Mon, 30 Nov 2026 01:30:00 GMT"), counted)
 """
 
+#: What is copied of responses whose bodies are read from a store, and whether their bodies are to be read again.
+COPIES = """
+import os, socket
+from docker_registry.api.downloads import ArrivingBody
+from docker_registry.server.client_socket import PlainSocket
+
+for length in (0, 3, 65_000, 70_000):
+    client, server = socket.socketpair()
+    server = PlainSocket(server.family, server.type, server.proto, fileno=server.detach())
+    server.begin_copy()
+    server.begin_answer()
+    server.sendall(b"head ")
+    blocks = iter([b"x" * length] if length else [])
+    server.sendfile(ArrivingBody(blocks, lambda: iter(())), count=length)
+    copied, body = server.end_copy()
+    server.close()
+    print(len(client.makefile("rb").read()), len(copied), body and body.length)
+"""
+
 #: A client in another process receives as fast as it can, while a greenlet notes how much was sent whenever it runs.
 TLS_TURNS = """
 import socket, sys
@@ -253,6 +272,10 @@ class TestAResponseWithABodyInAStore:
         failed = [f"failed head {count} {count}" for count in (3, 2, 2, 2, 2)]
         outcomes = ["sent head 70001 70001", "sent head 70000 70000", "sent head 0 0", *failed]
         assert " ".join(f"closed {outcome}" for outcome in outcomes).split() == under_gevent(STORED)
+
+    def test_is_copied_with_its_body_if_that_is_short(self):
+        lines = ["5 5 None", "8 8 None", "65005 65005 None", "70005 5 70000"]
+        assert " ".join(lines).split() == under_gevent(COPIES)
 
 
 class TestABodyInShortSegments:
