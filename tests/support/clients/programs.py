@@ -61,9 +61,16 @@ class Tool:
 
     def raw(self, *arguments: str | Path, stdin: bytes = b"") -> bytes:
         """Run it and return its output as it is."""
+        return self._run(arguments, stdin).stdout
+
+    def log(self, *arguments: str | Path) -> str:
+        """Run it and return what it writes to standard error, such as warnings."""
+        return self._run(arguments, b"").stderr.decode()
+
+    def _run(self, arguments: Sequence[str | Path], stdin: bytes) -> subprocess.CompletedProcess[bytes]:
         command = [*self._command, *map(str, arguments)]
         options = {"env": self._environment, "input": stdin, "timeout": TIMEOUT_SECONDS}
         done = subprocess.run(command, check=False, capture_output=True, **options)
         said = (done.stdout[-4000:] + done.stderr).decode(errors="replace")
         assert done.returncode == 0, f"{' '.join(command)}\n{said}"
-        return done.stdout
+        return done
