@@ -13,6 +13,7 @@ import select
 from collections.abc import Sequence
 from contextlib import suppress
 from hashlib import sha1
+from inspect import Parameter, signature
 from typing import TYPE_CHECKING, Any, Final
 
 from gevent import monkey
@@ -34,6 +35,8 @@ class RedisCommands:
         from redis.exceptions import ResponseError
 
         self._pool: Any = redis.connection_pool
+        is_named = signature(self._pool.get_connection).parameters["command_name"].default is Parameter.empty
+        self._options = ("_",) if is_named else ()  # redis-py before 5.3 expects the name of a command
         self._idle: list[Any] = []
         self._response_error = ResponseError
         self._pack: Any = packed
@@ -78,7 +81,7 @@ class RedisCommands:
             if _is_ready(connection) and self._pool.owns_connection(connection):
                 return connection
             self._drop(connection)
-        return self._pool.get_connection()
+        return self._pool.get_connection(*self._options)
 
     def _keep(self, connection: Any) -> None:
         if len(self._idle) < MAX_IDLE:

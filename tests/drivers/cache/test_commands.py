@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import select
+
 import pytest
 
 pytest.importorskip("redis", reason="redis is not installed")
@@ -65,7 +67,7 @@ class TestACommand:
         sender.send("SET", "key", "1")
         connection = sender._idle[0]
         connection.send_packed_command([commands.packed(("ECHO", "late"))])
-        assert connection.can_read(60)
+        assert select.select([connection._sock], [], [], 60)[0]
         assert b"1" == sender.send("GET", "key")
         assert 1 == clients(server)
 
@@ -99,6 +101,14 @@ class TestAConnection:
         sender.send("PING")
         assert former not in sender._idle
         assert 1 == clients(server)
+
+    def test_is_opened_by_earlier_versions_of_redis_py(self, server, sender, monkeypatch):
+        pool = sender._pool
+        opened = pool.get_connection
+        monkeypatch.setattr(pool, "get_connection", lambda command_name, *_: command_name and opened(*sender._options))
+        with server.connect() as redis:
+            monkeypatch.setattr(redis, "connection_pool", pool)
+            assert RedisCommands(redis).send("GET", "key") is None
 
     def test_serves_pending_invalidations_too(self, server):
         place = RedisAddress(url=f"redis://:{PASSWORD}@127.0.0.1:{server.port}?max_connections=1")
