@@ -194,8 +194,8 @@ class Transfers:
 
     def _follow(self, content: UpstreamContent, size: int) -> FollowedTransfer:
         followed = FollowedTransfer(self._driver, self._leases, content, size)
-        self._arriving[content.work] = followed
         followed.start(lambda: self._arriving.pop(content.work, None))
+        self._arriving[content.work] = followed  # only now: if the store fails, nothing would remove it
         return followed
 
     def _start(self, content: UpstreamContent) -> Transfer | None:

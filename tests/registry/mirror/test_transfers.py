@@ -10,7 +10,7 @@ import gevent
 import pytest
 
 from docker_registry.drivers.file import FileDriver
-from docker_registry.errors import PathNotFound, UpstreamUnavailable
+from docker_registry.errors import PathNotFound, StorageUnavailable, UpstreamUnavailable
 from docker_registry.registry import layout
 from docker_registry.registry.mirror.arriving_content import NEAR_BYTES
 from docker_registry.registry.mirror.mirrored_blobs import work_of
@@ -174,6 +174,21 @@ class TestATransferOfAnotherProcess:
         driver.remove(layout.lease(work))
         with pytest.raises(UpstreamUnavailable, match="transfer from the upstream registry failed"):
             next(blocks)
+
+    def test_is_followed_by_later_clients_if_the_store_fails_at_first(self, mirrored, driver, monkeypatch):
+        walk = driver.walk
+
+        def fail(path=""):
+            if path.startswith(layout.TRANSFERS):
+                raise StorageUnavailable
+            return walk(path)
+
+        begin(driver, (0, 65536))
+        with monkeypatch.context() as patch:
+            patch.setattr(driver, "walk", fail)
+            assert 503 == mirrored.get(BLOB).status_code
+        blocks = mirrored.client.get(f"/v2/{NAME}/{BLOB}", buffered=False).iter_encoded()
+        assert LARGE[:65536] == next(blocks)
 
     def test_is_not_waited_for_by_a_client_of_a_later_part(self, mirrored, upstream, driver):
         upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
