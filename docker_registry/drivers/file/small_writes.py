@@ -12,8 +12,9 @@ A put takes these steps, in a native thread (:meth:`SmallWriter._publish`):
 5. **Publish.** The file is moved to its path (:meth:`~.root.Root.move_in`), and not synced. A file that it replaces is
    removed later.
 
-After a crash before the end of step 4 the path has its old content, after one later the new content: a crash of the
-host makes the next process that opens the store replay the journal.
+After a crash of the process the path has its new content if step 5 was done, otherwise its old one. After a crash of
+the host the next process that opens the store replays the journal: the path has its new content if step 4 was done,
+otherwise its old or its new one.
 
 The contents of a batch take each step together at the end of the batch, with one wait for the disk. This makes a PUT of
 a manifest 1.1 to 1.6 times faster. After some seconds a checkpoint syncs what was published, so that the journal needs
