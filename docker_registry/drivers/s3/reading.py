@@ -53,9 +53,11 @@ class Reading:
         """
         end, failures = "" if length is None else str(position + length - 1), 0
         remaining, body = self._request(position, end)
-        yield b""
+        first: tuple[bytes, ...] = (b"",)
         while True:
             try:
+                yield from first
+                first = ()
                 while remaining and (block := body.read(_BLOCK_BYTES)):
                     position, remaining, failures = position + len(block), remaining - len(block), 0
                     yield block

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from contextlib import contextmanager
+
 import pytest
 
 pytest.importorskip("boto3", reason="boto3 is not installed")
@@ -40,25 +42,32 @@ WHOLE = response("200 OK", CONTENT)
 BROKEN = response("200 OK", CONTENT[:CUT], "connection: close", length=len(CONTENT))
 
 
+@contextmanager
+def opened(*responses):
+    """A driver and its store, which sends prepared responses."""
+    with Scripted(response("200 OK", LISTING), *responses) as store:
+        driver = S3Driver(
+            s3_bucket="b",
+            s3_access_key="k",
+            s3_secret_key="s",
+            s3_endpoint=store.url,
+            s3_secure=False,
+            s3_timeout=5,
+        )
+        try:
+            yield driver, store
+        finally:
+            driver.close()
+
+
 @pytest.fixture
 def reading(monkeypatch):
     """Read an object from a store that sends prepared responses; returns its content and the heads of the requests."""
     monkeypatch.setattr("time.sleep", lambda _: None)
 
     def read(*responses, offset=0, length=None):
-        with Scripted(response("200 OK", LISTING), *responses) as store:
-            driver = S3Driver(
-                s3_bucket="b",
-                s3_access_key="k",
-                s3_secret_key="s",
-                s3_endpoint=store.url,
-                s3_secure=False,
-                s3_timeout=5,
-            )
-            try:
-                return b"".join(driver.stream_read("a", offset, length)), store.requests[1:]
-            finally:
-                driver.close()
+        with opened(*responses) as (driver, store):
+            return b"".join(driver.stream_read("a", offset, length)), store.requests[1:]
 
     return read
 
@@ -77,6 +86,17 @@ class TestARead:
             content, requests = reading(*responses, **options)
             assert content == expected
             assert [True] == [by_us(request) for request in requests]
+
+    @pytest.mark.parametrize("count", [0, 1])
+    def test_closes_its_connection_when_it_is_abandoned(self, count):
+        with opened(WHOLE) as (driver, _):
+            blocks = driver.stream_read("a")
+            body = blocks.gi_frame.f_locals["body"]
+            for _ in range(count):
+                next(blocks)
+            assert body._connection is not None
+            blocks.close()
+            assert body._connection is None
 
     def test_resumes_after_a_lost_connection(self, reading):
         content, requests = reading(BROKEN, part(CUT))
