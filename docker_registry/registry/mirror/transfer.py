@@ -71,7 +71,7 @@ class Transfer(ArrivingContent):
         Start to receive, and return at once.
 
         Args:
-            on_end: called when the transfer has ended, whether or not it failed.
+            on_end: called when the transfer has ended, whether or not it failed; raises nothing.
         """
         receiver = gevent.spawn(self._receive)
         self._greenlets = [receiver, gevent.spawn(self._store, receiver, on_end)]
@@ -200,10 +200,16 @@ class Transfer(ArrivingContent):
             if failure is not None and not self._is_still_owner():
                 self.is_abandoned, failure = True, None
             if not self.is_abandoned:
-                self._pieces.discard()
+                self._discard_pieces()
             on_end()
             self.error = self.error or failure  # clients learn it when they may try again
             self._announce()
+
+    def _discard_pieces(self) -> None:
+        try:
+            self._pieces.discard()
+        except Exception as error:  # noqa: BLE001 - the transfer must end; the pieces are purged later
+            logger.warning("the pieces of %s could not be removed: %s", self.content, error)
 
     def _is_stored(self) -> bool:
         try:

@@ -7,6 +7,7 @@ without leases each process receives for itself.
 
 from __future__ import annotations
 
+import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -30,6 +31,8 @@ from docker_registry.registry.mirror.transfer import Transfer
 from docker_registry.registry.mirror.upstream import Upstream
 from docker_registry.registry.mirror.upstream_content import ByteStream, UpstreamContent
 from docker_registry.registry.stored_file import ServedFile
+
+logger = logging.getLogger(__name__)
 
 #: Life of the lease of a transfer, and how often it is extended while the process lives.
 LEASE_SECONDS: Final = 4.0
@@ -220,8 +223,11 @@ class Transfers:
 
     def _end(self, work: str, transfer: Transfer | None) -> None:
         """Give up the lease of a transfer that has ended, unless another process has taken it over."""
-        if transfer is None or not transfer.is_abandoned:
-            self._leases.release(work)
+        try:
+            if transfer is None or not transfer.is_abandoned:
+                self._leases.release(work)
+        except Exception as error:  # noqa: BLE001 - the transfer must end; the lease expires soon
+            logger.warning("the lease of a transfer could not be released: %s", error)
         if self._arriving.get(work) is transfer:  # after the release, which would free the lease of a new transfer
             self._arriving.pop(work, None)
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+from contextlib import nullcontext
 
 import gevent
 import pytest
@@ -123,6 +124,35 @@ class TestABrokenTransfer:
             assert mirrored.get(BLOB).data
         assert set() == mirrored.paths()
         assert LARGE == mirrored.get(BLOB).data
+
+    @pytest.mark.parametrize("failing", ["all", layout.TRANSFERS, layout.lease("")], ids=["all", "pieces", "leases"])
+    def test_ends_although_the_store_fails(self, open_mirror, upstream, driver, monkeypatch, failing):
+        """Neither its lease nor its connection may be kept, and no client may wait for ever."""
+        mirrored = open_mirror(max_connections=1, timeout=1)
+        upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
+        other = random.Random(4).randbytes(100_000)
+        upstream.contents[f"{THERE}/blobs/{digest_of(other)}"] = Answer(other)
+        remove, move = driver.remove, driver.move
+
+        def fail_to_remove(path):
+            if failing == "all" or path.startswith(failing):
+                raise StorageUnavailable
+            remove(path)
+
+        def fail_to_move(source, target):
+            if failing == "all":
+                raise StorageUnavailable
+            move(source, target)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(driver, "remove", fail_to_remove)
+            patch.setattr(driver, "move", fail_to_move)
+            blocks = mirrored.client.get(f"/v2/{NAME}/{BLOB}", buffered=False).iter_encoded()
+            with pytest.raises(StorageUnavailable) if failing == "all" else nullcontext(), gevent.Timeout(60):
+                assert LARGE == b"".join(blocks)
+        assert LARGE == mirrored.get(BLOB).data
+        assert other == mirrored.get(f"blobs/{digest_of(other)}").data, "the connection is free"
+        wait_until(lambda: gevent.sleep(0) or not mirrored.services.mirror.transfers._arriving)
 
     def test_is_stopped_with_the_registry(self, mirrored, upstream):
         upstream.contents[f"{THERE}/{BLOB}"] = Answer(LARGE, pause_seconds=0.01)
