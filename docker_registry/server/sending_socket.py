@@ -150,7 +150,7 @@ class SendingSocket(socket.socket):
         for segment in segments():
             if not isinstance(segment, bytes):
                 self._send_ahead(pending)
-                self._count_as_file(pending)
+                self._count_as_file(len(pending))
                 pending = b""
                 sent += self._send_part(*segment)
             elif is_arriving:
@@ -163,12 +163,12 @@ class SendingSocket(socket.socket):
     def _send_literal(self, literal: bytes) -> None:
         head, self._held = self._held, b""
         self._send_all(head + literal, 0)
-        self._count_as_file(literal)
+        self._count_as_file(len(literal))
 
-    def _count_as_file(self, literal: bytes) -> None:
+    def _count_as_file(self, count: int) -> None:
         """Count bytes that were just sent as bytes of the file, because gunicorn does not count them either."""
-        self._sent_bytes -= len(literal)
-        self.file_bytes += len(literal)
+        self._sent_bytes -= count
+        self.file_bytes += count
 
     def _send_ahead(self, data: bytes) -> None:
         """Send the held response head and *data*; the kernel joins them with the first bytes of the file."""
@@ -207,20 +207,23 @@ class SendingSocket(socket.socket):
             OSError: as for :meth:`sendfile`.
         """
         sent = in_a_row = 0
-        for block in blocks:
-            sent += len(block)
-            if sent > count:
-                break
-            if head and len(block) > JOINED_BYTES:
-                self._send_all(head, self._more)
+        body_from = self._sent_bytes + len(head)
+        try:
+            for block in blocks:
+                sent += len(block)
+                if sent > count:
+                    break
+                if head and len(block) > JOINED_BYTES:
+                    self._send_all(head, self._more)
+                    head = b""
+                self._send_all(head + block if head else block, 0)
                 head = b""
-            self._send_all(head + block if head else block, 0)
-            head = b""
-            self._count_as_file(block)
-            in_a_row += len(block)
-            if in_a_row >= _TURN_BYTES and sent < count:
-                gevent.sleep(0)
-                in_a_row = 0
+                in_a_row += len(block)
+                if in_a_row >= _TURN_BYTES and sent < count:
+                    gevent.sleep(0)
+                    in_a_row = 0
+        finally:  # also the part of a block that was sent before the client left
+            self._count_as_file(max(0, self._sent_bytes - body_from))
         if sent != count:
             raise OSError(errno.ECONNRESET, "the file does not have the announced length")
         if head:  # the body is empty
