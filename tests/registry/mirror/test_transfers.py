@@ -308,8 +308,8 @@ class TestAPart:
 
     @pytest.mark.parametrize(
         "bad",
-        [Answer(LARGE), Answer(status=429), Answer(status=404), OTHER_RESTS["an unnamed part"], None],
-        ids=["whole", "limited", "absent", "unnamed", "broken"],
+        [Answer(LARGE), Answer(status=429), None],
+        ids=["whole", "limited", "broken"],
     )
     def test_is_waited_for_if_the_upstream_does_not_send_it(self, mirrored, upstream, driver, bad):
         """The whole blob is being received anyway."""
