@@ -24,7 +24,7 @@ from gevent import monkey
 from gunicorn.http.errors import LimitRequestHeaders
 
 from docker_registry.concurrency import close_now
-from docker_registry.errors import RegistryError, StorageError
+from docker_registry.errors import RegistryError
 from docker_registry.http.exchange import Exchange
 from docker_registry.server.connections import Activity
 from docker_registry.server.request_body import RequestBody
@@ -296,7 +296,7 @@ class ClientSocket(SendingSocket):
                 self.send_file_slice(hit.response.now(), hit.fd, file)
             elif hit.blocks is not None and stored is not None:
                 self.begin(Activity.WORKING)
-                self.send_blocks(hit.response.now(), _translated(hit.blocks), stored.length)
+                self.send_blocks(hit.response.now(), hit.blocks, stored.length)
             else:
                 self.sendall(hit.response.now())
         except TimeoutError:
@@ -313,16 +313,6 @@ class ClientSocket(SendingSocket):
                 if close is not None:
                     close()
         self.settimeout(None)
-
-
-def _translated(blocks: Iterator[bytes]) -> Iterator[bytes]:
-    """Yield blocks of a store. Any of its errors becomes a RegistryError, so none is taken for one of the client."""
-    try:
-        yield from blocks
-    except RegistryError:
-        raise
-    except Exception as error:
-        raise StorageError("The store failed with an unexpected error.") from error
 
 
 class PlainSocket(ClientSocket):

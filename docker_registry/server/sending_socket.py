@@ -18,6 +18,7 @@ import gevent
 from gevent import socket
 
 from docker_registry.dependencies import signature_of
+from docker_registry.errors import RegistryError, StorageError
 from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.server.response_cache import FileSlice, StoredBody
 
@@ -123,6 +124,7 @@ class SendingSocket(socket.socket):
 
         Raises:
             OSError: the client disconnected or stopped reading, or the file does not have the announced length.
+            RegistryError: a segment cannot be read.
         """
         segments = getattr(file, "segments", None)
         if segments is None:
@@ -205,11 +207,12 @@ class SendingSocket(socket.socket):
 
         Raises:
             OSError: as for :meth:`sendfile`.
+            RegistryError: the body cannot be read.
         """
         sent = in_a_row = 0
         body_from = self._sent_bytes + len(head)
         try:
-            for block in blocks:
+            for block in _translated(blocks):
                 sent += len(block)
                 if sent > count:
                     break
@@ -284,3 +287,13 @@ class SendingSocket(socket.socket):
                     rest = rest[sent:]
         finally:
             self._is_sending = False
+
+
+def _translated(blocks: Iterable[bytes]) -> Iterator[bytes]:
+    """Yield blocks of a store. Any of its errors becomes a RegistryError, so none is taken for one of the client."""
+    try:
+        yield from blocks
+    except RegistryError:
+        raise
+    except Exception as error:
+        raise StorageError("The store failed with an unexpected error.") from error
