@@ -11,7 +11,7 @@ import errno
 import os
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack, contextmanager
+from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from functools import partial
 from typing import Final
 
@@ -211,6 +211,15 @@ def _join_overlapping(ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
     return tuple(ByteRange(start, end - start) for _, start, end in sorted(joined))
 
 
+@contextmanager
+def _cutting_connection() -> Iterator[None]:
+    """Replace the failure of an upstream, which the mirror logs, by an error for which the server logs no traceback."""
+    try:
+        yield
+    except UpstreamError as error:
+        raise ConnectionResetError(errno.ECONNRESET, str(error)) from None
+
+
 class _EagerBlocks:
     """Blocks whose first one is read eagerly, so that an error in reading it can still become the response."""
 
@@ -222,22 +231,14 @@ class _EagerBlocks:
         first, self._first = self._first, None
         if first is not None:
             yield first
-            yield from self._blocks
+            with _cutting_connection():
+                yield from self._blocks
 
     def close(self) -> None:
         """Close the underlying iterator, even if it was never iterated; called by the WSGI server."""
         close = getattr(self._blocks, "close", None)
         if close is not None:
             close()
-
-
-@contextmanager
-def _cutting_connection() -> Iterator[None]:
-    """Replace the failure of an upstream, which the mirror logs, by an error for which the server logs no traceback."""
-    try:
-        yield
-    except UpstreamError as error:
-        raise ConnectionResetError(errno.ECONNRESET, str(error)) from None
 
 
 class ArrivingBody:
@@ -282,9 +283,12 @@ class ArrivingBody:
 
         Raises:
             ConnectionResetError: the upstream of a mirror has failed, so that the connection must be cut.
+            RegistryError: the body cannot be read. That includes upstreams if it can be read again, because the server
+                takes other errors for those of a store then.
         """
+        is_stored = self.read_again is not None
         self._begin()
-        with _cutting_connection(), self._entered:
+        with nullcontext() if is_stored else _cutting_connection(), self._entered:
             yield self._first
             yield from self._segments
 

@@ -26,9 +26,10 @@ CONTENT = b"two blocks"
 class Failing(MemoryDriver):
     """A store that breaks off after some blocks of each file."""
 
-    def __init__(self, blocks):
+    def __init__(self, blocks, error):
         super().__init__()
         self.blocks = blocks
+        self.error = error
         self.closed = 0
 
     def stream_read(self, path, offset=0, length=None):
@@ -38,17 +39,17 @@ class Failing(MemoryDriver):
         try:
             yield from [b"two ", b"blocks"][: self.blocks]
             if self.blocks < 2:
-                raise StorageUnavailable
+                raise self.error
         finally:
             self.closed += 1
 
 
 @pytest.fixture
 def get():
-    """GET a blob of a store that gives so many blocks."""
+    """GET a blob of a store that gives so many blocks, and then fails."""
 
-    def get(blocks):
-        driver = Failing(blocks)
+    def get(blocks, error=StorageUnavailable):
+        driver = Failing(blocks, error)
         registry = Registry(driver)
         digest = Digest.of(CONTENT)
         registry.blobs.put(CONTENT, digest)
@@ -69,10 +70,13 @@ def test_a_file_that_cannot_be_read_at_all_is_an_error(get):
     assert answer.json["errors"]
 
 
-def test_a_file_that_fails_later_is_truncated(get):
-    _, answer = get(1)
+@pytest.mark.parametrize(
+    ("error", "raised"), [(StorageUnavailable, StorageUnavailable), (UpstreamUnavailable, ConnectionResetError)]
+)
+def test_a_file_that_fails_later_is_truncated(get, error, raised):
+    _, answer = get(1, error)
     assert 200 == answer.status_code
-    with pytest.raises(StorageUnavailable):
+    with pytest.raises(raised):
         answer.get_data()
 
 
@@ -169,6 +173,10 @@ class TestAnArrivingBody:
             with pytest.raises(ConnectionResetError, match="cannot be reached"):  # gunicorn logs no traceback of it
                 send(body)
             body.close()
+        body = ArrivingBody(segments(), segments)
+        with pytest.raises(UpstreamUnavailable):  # the server takes other errors for those of a store
+            [*body.segments()]
+        body.close()
 
     def test_closes_its_file_if_its_segments_fail(self):
         class Segments:
