@@ -70,8 +70,9 @@ class CachedDriver(StorageDriver):
         self._listings = LatestListings()
 
     def begin_request(self) -> None:
-        """Restore this greenlet's or thread's wait time for Redis at the start of a request."""
+        """Restore the wait time for Redis, and forget what the last request of this greenlet or thread has left."""
         self.cache.begin_request()
+        self._invalidation.forget_batch()
 
     @cached_property
     def capabilities(self) -> Capabilities:

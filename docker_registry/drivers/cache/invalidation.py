@@ -122,8 +122,12 @@ class Invalidation:
         Then no other change of the file had begun or ended since the batch began to write it.
         """
         cache, settled = _last_settled.get()
+        self.forget_batch()
+        return cache is self._cache and path in settled and self._batch() is None
+
+    def forget_batch(self) -> None:
+        """Forget the last batch of this greenlet, which serves all requests of a connection."""
         _last_settled.set((None, frozenset()))
-        return cache is self._cache and path in settled
 
     def announce(self, paths: Sequence[str]) -> None:
         """Invalidate files that will be written in the current batch, with one request to Redis."""

@@ -460,6 +460,19 @@ class TestTheSizeOfAFileThatWasWrittenToAnObjectStore:
         reader.cache.break_leases([("size", PATH)])
         assert not writer.has_kept(PATH)
 
+    def test_is_not_that_of_a_batch_in_an_earlier_request_or_before_an_outer_one(self, reader, writer):
+        with writer.batch():
+            writer.put_content(PATH, b"newer")
+        reader.remove(PATH)
+        with writer.batch():
+            with writer.batch():
+                writer.put_content("a/b", b"")
+            assert not writer.has_kept(PATH)
+            writer.put_content(PATH, b"newer")
+        reader.remove(PATH)
+        writer.begin_request()
+        assert not writer.has_kept(PATH)
+
     def test_takes_two_calls_of_redis_for_the_writes_of_a_batch(self, writer):
         calls = []
         call = writer.cache._circuit.call
