@@ -870,6 +870,7 @@ DRIVERS = {
 }
 
 
+@functools.cache
 def modules():
     return sorted(path for path in PACKAGE.rglob("*.py") if path.name != "__init__.py" or path.parent != PACKAGE)
 
@@ -897,14 +898,19 @@ def name(path):
     return ".".join(parts[:-1] if parts[-1] == "__init__" else parts)
 
 
+@functools.cache
+def known():
+    """Return the names of all modules."""
+    return {name(path) for path in modules()}
+
+
 def resolved(path):
     """Return the modules that a module imports, also in functions and for types only."""
-    known = {name(each) for each in modules()}
     for node in ast.walk(parsed(path)):
         if isinstance(node, ast.ImportFrom) and (node.module or "").startswith("docker_registry."):
             for alias in node.names:
                 target = f"{node.module}.{alias.name}".removeprefix("docker_registry.")
-                while target and target not in known:
+                while target and target not in known():
                     target = target.rpartition(".")[0]
                 if target and target != name(path):
                     yield target
