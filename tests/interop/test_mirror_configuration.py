@@ -16,8 +16,10 @@ from tests.interop.conftest import run_containerd, run_docker
 from tests.interop.mirror_clients import ContainerdPuller, DockerPuller, PodmanPuller, SkopeoPuller
 from tests.support.certificates import Authority
 from tests.support.clients.go_tools import build
-from tests.support.clients.programs import require, require_root
-from tests.support.images import make_image
+from tests.support.clients.programs import Tool, require, require_root
+from tests.support.clients.v2 import digest_of
+from tests.support.images import make_image, read_layout
+from tests.support.processes import running
 from tests.support.servers.registry import START_SECONDS, TlsServer
 from tests.support.servers.template import ROOT
 from tests.support.servers.upstream import Upstream
@@ -141,3 +143,17 @@ class TestTheSnippets:
     def test_configure_skopeo(self, network, policy, registries, tmp_path):
         program = network.program(require("skopeo", "skopeo"))
         SkopeoPuller(tmp_path, policy, registries, program, network.variables).pull(REFERENCE, IMAGE)
+
+    def test_configure_buildkit(self, network, tmp_path):
+        (tmp_path / "buildkitd.toml").write_text(snippet("BuildKit", "toml"))
+        address = f"unix://{tmp_path}/buildkitd.sock"
+        daemon = [network.program(build("buildkitd", tmp_path)), f"--config={tmp_path}/buildkitd.toml"]
+        daemon += [f"--root={tmp_path}/root", f"--addr={address}", "--oci-worker-snapshotter=native"]
+        client = Tool([str(build("buildctl", tmp_path)), f"--addr={address}"], {})
+        (tmp_path / "context").mkdir()
+        (tmp_path / "context" / "Dockerfile").write_text(f"FROM {REFERENCE}\n")
+        with running(daemon, tmp_path / "log", (tmp_path / "buildkitd.sock").exists, network.variables):
+            folder, target = tmp_path / "context", tmp_path / "built"
+            options = ["--frontend=dockerfile.v0", f"--local=context={folder}", f"--local=dockerfile={folder}"]
+            client("build", *options, f"--output=type=oci,tar=false,dest={target}")
+        assert {digest_of(layer) for layer in IMAGE.layers} <= read_layout(target).keys()
