@@ -59,8 +59,9 @@ def podman_of(containers_environment, tmp_path):
 
 def sent_bytes(server, since, digest):
     """The bytes of a blob that were sent, from the access log."""
-    requests.get(f"{server.url}/v2/last", timeout=20)
-    wait_until(lambda: "/v2/last" in server.log.read_text())  # lines are written after the responses
+    last = f"/v2/last-{since}"
+    requests.get(f"{server.url}{last}", timeout=60)
+    wait_until(lambda: last in server.log.read_text())  # lines are written after the responses
     lines = [line.split('"') for line in server.log.read_text()[since:].splitlines() if f"/blobs/{digest} " in line]
     return sum(int(fields[2].split()[1]) for fields in lines if fields[1].startswith("GET "))
 
@@ -71,16 +72,22 @@ def test_fetches_only_the_changed_part_of_a_layer(server, podman_of, policy):
     changed = files | {name: source.randbytes(FILE_BYTES) for name in source.sample(sorted(files), 50)}
     options = ["--tls-verify=false", f"--signature-policy={policy}"]
     image = f"127.0.0.1:{server.port}/lab/chunked"
-    pushing, pulling = podman_of("pushing"), podman_of("pulling")
+    pushing = podman_of("pushing")
     for tag, tree in (("v1", files), ("v2", changed)):
         pushing("import", "-", f"{image}:{tag}", stdin=make_tar(tree))
         pushing("push", *options, "--compression-format=zstd:chunked", "--format=oci", f"{image}:{tag}")
-    pulling("pull", *options, f"{image}:v1")
-    since = len(server.log.read_text())
-    pulling("pull", *options, f"{image}:v2")
     with Client(server.url) as client:
         (layer,) = client.get_manifest("lab/chunked", "v2").document["layers"]
-    assert 0 < sent_bytes(server, since, layer["digest"]) < layer["size"] / 10
+    # podman 4.3 fetches the whole layer if it does not find a file in a folder that it is creating, now and then.
+    for attempt in range(8):
+        pulling = podman_of(f"pulling-{attempt}")
+        pulling("pull", *options, f"{image}:v1")
+        since = len(server.log.read_text())
+        pulling("pull", *options, f"{image}:v2")
+        sent = sent_bytes(server, since, layer["digest"])
+        if sent < layer["size"]:
+            break
+    assert 0 < sent < layer["size"] / 10
     place = pulling("image", "mount", f"{image}:v2")
     assert changed == {name: read(f"{place}/{name}") for name in changed}
     pulling("image", "umount", f"{image}:v2")
