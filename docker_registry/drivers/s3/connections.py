@@ -96,12 +96,9 @@ class Download:
                 block = _receive_available(self._connection, min(self.remaining, max_bytes))
             if not block or len(block) > self.remaining:
                 raise ConnectionResetError("no complete response" if not block else "more than one response")
-        except TimeoutError:
-            self.close()
-            self._connections.close()  # the idle ones may lead to a host that is gone, too
-            raise
-        except BaseException:
-            self.close()
+        except BaseException as error:
+            connection, self._connection = self._connection, None
+            self._connections.drop(connection, error)
             raise
         self.remaining -= len(block)
         if not self.remaining:
@@ -116,10 +113,7 @@ class Download:
 
     def _finish(self) -> None:
         connection, self._connection = self._connection, None
-        if self._ahead or not _is_reusable(connection, self.headers):
-            connection.close()
-        else:
-            self._connections.keep(connection)
+        self._connections.release(connection, is_reusable=not self._ahead and _is_reusable(connection, self.headers))
 
 
 class Connections:
@@ -160,17 +154,10 @@ class Connections:
                 connection.sendall(head)
                 connection.sendall(body)
             answer, is_reusable = _receive_rest(connection, method, _receive_head(connection))
-        except TimeoutError:
-            connection.close()
-            self.close()  # the others may lead to a host that is gone, too
+        except BaseException as error:
+            self.drop(connection, error)
             raise
-        except BaseException:
-            connection.close()
-            raise
-        if is_reusable:
-            self.keep(connection)
-        else:
-            connection.close()
+        self.release(connection, is_reusable=is_reusable)
         return answer
 
     def download(self, head: bytes) -> Download | Answer:
@@ -196,22 +183,21 @@ class Connections:
             if received.status < 300:  # the body may be long
                 raise ConnectionResetError("not an ordinary response")
             answer, is_reusable = _receive_rest(connection, "GET", received)
-        except TimeoutError:
-            connection.close()
-            self.close()
+        except BaseException as error:
+            self.drop(connection, error)
             raise
-        except BaseException:
-            connection.close()
-            raise
-        if is_reusable:
-            self.keep(connection)
-        else:
-            connection.close()
+        self.release(connection, is_reusable=is_reusable)
         return answer
 
-    def keep(self, connection: Any) -> None:
-        """Keep a connection that is ready for the next request, or close it if there are enough."""
-        if len(self._idle) < self._max_idle:
+    def drop(self, connection: Any, error: BaseException) -> None:
+        """Close a connection after an error; after a timeout also the idle ones, whose host may be gone too."""
+        connection.close()
+        if isinstance(error, TimeoutError):
+            self.close()
+
+    def release(self, connection: Any, *, is_reusable: bool) -> None:
+        """Keep a connection for the next request, or close it if it cannot be used again or there are enough."""
+        if is_reusable and len(self._idle) < self._max_idle:
             self._idle.append((connection, time.monotonic()))
         else:
             connection.close()
