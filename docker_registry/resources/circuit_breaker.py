@@ -39,7 +39,7 @@ class CircuitBreaker:
 
     @property
     def is_open(self) -> bool:
-        """Whether requests are refused, except one in each probe interval."""
+        """True while requests are refused. One request per probe interval is still allowed."""
         return self._failures >= self._max_failures
 
     def check(self) -> None:

@@ -1,4 +1,4 @@
-"""What is revoked on one host is refused by another within five seconds: two servers on one store."""
+"""Two servers share a store: a revocation on one is in force on the other within five seconds."""
 
 from __future__ import annotations
 

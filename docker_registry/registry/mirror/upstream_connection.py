@@ -109,7 +109,7 @@ class UpstreamConnection:
 
     @property
     def is_nearly_limited(self) -> bool:
-        """Whether the upstream has recently announced that few pulls are left."""
+        """True if a recent response of the upstream said that only a few pulls are left."""
         return time.monotonic() < self._limited_until
 
     def ask(

@@ -162,12 +162,12 @@ class Inspection:
 
     @property
     def is_archive(self) -> bool:
-        """Whether the first bytes of the layer are those of an archive."""
+        """True if the layer begins like an archive."""
         return sniff(self._beginning) is not None
 
     @property
     def is_complete(self) -> bool:
-        """Whether the layer is an archive that could be read completely; valid only after the last block."""
+        """True if the whole layer was read as an archive. Meaningful only after the last block."""
         return not isinstance(self._finish(), Exception)
 
     def link(self, digest: Digest, size: int, checksums: Sequence[str] = ()) -> LayerLink:

@@ -78,7 +78,8 @@ class StoredImage:
     Attributes:
         path: the file that lists it.
         pulled: when it was last pulled, seconds since the Unix epoch.
-        is_certain: whether it came from there whatever its commit says, because an earlier version has listed it.
+        is_certain: whether the list alone proves that it came from there. Earlier versions did not record this in the
+            commit.
     """
 
     image_id: ImageId

@@ -17,8 +17,9 @@ exclusively. The removal of a folder holds it exclusively too, because puts belo
 
 **File.** Each process writes to a file of its own, which has its final length from the start and has been written once.
 So appending a record and waiting for it costs the disk only that record and no metadata of the file system. The file
-has two halves: records are appended to one half while those in the other are still needed. Each record has a number. A
-half ends where the next number does not follow, whatever older records come after it.
+has two halves: records are appended to one half while those in the other are still needed. Records are numbered. In
+each half, the first record whose number does not continue the sequence is left from an earlier use; it and everything
+after it are ignored.
 """
 
 from __future__ import annotations
