@@ -62,18 +62,18 @@ class TimeSlices:
         """
         Yield the items of a long computation, and pause between items when a slice is used up.
 
-        The consumer's time counts as well. Outside a server worker no other greenlet needs this thread, and there are
-        no pauses.
+        The consumer's time counts as well, also if it waits for the store. Outside a server worker no other greenlet
+        needs this thread, and there are no pauses.
         """
         if not monkey.is_module_patched("threading"):
             yield from items
             return
         began = time.monotonic()
-        for item in items:
-            yield item
-            if time.monotonic() > began + self._slice_seconds:
+        for position, item in enumerate(items):
+            if position and time.monotonic() > began + self._slice_seconds:
                 self.pause(began)
                 began = time.monotonic()
+            yield item
 
     def sort(self, texts: Iterable[str]) -> list[str]:
         """Return texts in sorted order; sorts long inputs in runs and merges them, because list.sort cannot pause."""

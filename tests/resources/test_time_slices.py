@@ -59,6 +59,28 @@ class TestBesideOtherRequests:
         assert used < passed / 3
 
 
+PAUSES = """
+import time
+from docker_registry.resources.time_slices import SLICE_SECONDS, TimeSlices
+
+def count(items):
+    others = []
+    gevent.spawn(others.append, 1)
+    for _ in TimeSlices().pace(items):
+        end = time.monotonic() + 2 * SLICE_SECONDS
+        while time.monotonic() < end:
+            pass
+    return len(others)
+
+print(count(range(1)), count(range(2)))
+"""
+
+
+class TestPace:
+    def test_pauses_between_items_only(self):
+        assert ["0", "1"] == under_gevent(PAUSES)
+
+
 class TestSort:
     def test_sorts_short_and_long_lists(self):
         for length in (0, 1, 10_000):
