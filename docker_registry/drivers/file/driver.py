@@ -5,8 +5,8 @@ The storage driver ``file``, over a folder of a local or shared file system.
 old or its new content at any moment, also after a crash of the process or the host. What makes it durable depends:
 
 * A small content goes through the journal: :mod:`~.small_writes` describes the steps.
-* Other changes are synced. :class:`~.transaction.Publisher` publishes files, :class:`~.mutations.Mutations` moves,
-  links and removes them, and their :class:`~.transaction.Transaction` waits for the disk, once for each batch.
+* Other changes are synced. :class:`~.mutations.Mutations` publishes, moves, links and removes files, and their
+  :class:`~.mutations.Transaction` waits for the disk, once for each batch.
 * Scratch files are not synced (:attr:`FileDriver.scratch`).
 
 When the store is opened and the file system may have lost changes, as after a crash of the host, the journal is
@@ -34,7 +34,7 @@ from docker_registry.drivers.file.journal.recovery import open_journal
 from docker_registry.drivers.file.journal.replay import Replay
 from docker_registry.drivers.file.leftovers import remove_leftovers, restrict_keys
 from docker_registry.drivers.file.linux import spread_subfolders
-from docker_registry.drivers.file.mutations import Mutations
+from docker_registry.drivers.file.mutations import Content, Effects
 from docker_registry.drivers.file.reserved_folder import (
     JOURNALS,
     LOCKS,
@@ -46,7 +46,6 @@ from docker_registry.drivers.file.reserved_folder import (
 )
 from docker_registry.drivers.file.small_writes import Batch, SmallWriter
 from docker_registry.drivers.file.sync import Disk
-from docker_registry.drivers.file.transaction import Content, Effects
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.drivers.paths import check_path
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
@@ -96,7 +95,6 @@ class FileDriver(SmallWriter):
                 journal = open_journal(journals, disk, superblock_id(journals), Replay(tree, staging, disk))
         keeps_pulls = storage_page_cache != "none"
         super().__init__(tree, staging, PathLocks(locks), disk, journal, durable=True, keeps_pulls=keeps_pulls)
-        self._mutations = Mutations(tree, staging, self._locks, journal, self._publisher, durable=True)
         self._keeps_pushes = storage_page_cache == "all"
         self._scratch_staging = scratch_staging
 
@@ -128,7 +126,7 @@ class FileDriver(SmallWriter):
                         growing.append(block) if is_small else run_in_thread(growing.append, block)
                 with self._tree.errors(path, may_miss=False):
                     run_in_thread(os.fsync, fd)
-                    self._change(self._publisher.publish, staged, path)
+                    self._change(self._mutations.publish, staged, path)
             finally:
                 close_now(fd)
         except BaseException:
@@ -250,7 +248,6 @@ class _ScratchDriver(FileDriver):
         # Use separate locks: a holder of the other locks may be waiting for the disk.
         locks = PathLocks(f"{tree.reserved}/{LOCKS}/{SCRATCH}")
         SmallWriter.__init__(self, tree, staging, locks, disk, None, durable=False, keeps_pulls=keeps_pulls)
-        self._mutations = Mutations(tree, staging, locks, None, self._publisher, durable=False)
         self._keeps_pushes = keeps_pushes
         self._scratch_staging = staging
 
@@ -266,7 +263,7 @@ class _ScratchDriver(FileDriver):
 
     def _put(self, content: Content, *, may_wait: bool) -> None:  # noqa: ARG002 - the signature of SmallWriter
         self._tree.locate(content.path)
-        put = partial(self._publisher.put, [content], Effects())
+        put = partial(self._mutations.put, [content], Effects())
         with self._tree.errors(content.path, may_miss=False):
             put() if len(content.content) <= _INLINE_BYTES else run_in_thread(put)
 

@@ -129,18 +129,9 @@ def _sync_file_range() -> Callable[..., int] | None:
 
 
 @lru_cache(maxsize=1)
-def syncfs() -> Callable[[int], None] | None:
+def syncfs() -> Callable[..., int] | None:
     """Return syncfs(2), which writes all pending changes of the file system of a descriptor; None if it is missing."""
-    call = _libc_function("syncfs", ctypes.c_int)
-    if call is None:
-        return None
-
-    def sync(fd: int) -> None:
-        if call(fd) != 0:
-            code = ctypes.get_errno()
-            raise OSError(code, os.strerror(code))
-
-    return sync
+    return _libc_function("syncfs", ctypes.c_int)
 
 
 # --------------------------------------------------------------------------------------------- folders and inodes

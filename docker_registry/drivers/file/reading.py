@@ -20,7 +20,7 @@ from docker_registry import dependencies
 from docker_registry.concurrency import close_now
 from docker_registry.drivers.base import NO_FOLDER, Stat, StorageDriver, Versioned
 from docker_registry.drivers.file.direct_io import KEPT_BYTES
-from docker_registry.drivers.file.folders import translated
+from docker_registry.drivers.file.root import translated
 from docker_registry.drivers.file.tree import Tree, read_whole
 from docker_registry.drivers.paths import check_path
 from docker_registry.errors import PathNotFound, StorageError

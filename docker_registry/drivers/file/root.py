@@ -23,8 +23,7 @@ from typing import Final
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now
 from docker_registry.drivers.file import linux
-from docker_registry.drivers.file.folders import NOT_THERE, remove_folders, translated
-from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageUnavailable
+from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull, StorageUnavailable
 
 #: Called with the descriptor of a changed folder.
 Sync = Callable[[int], None]
@@ -46,6 +45,11 @@ _FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY
 #: Opening a pipe in the tree must not block the worker.
 DO_NOT_BLOCK: Final = os.O_NONBLOCK
 
+#: The path does not exist or is of another kind than expected.
+NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
+
+_FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
+_AWAY: Final = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN}
 _IN_THE_WAY: Final = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOTEMPTY}
 
 
@@ -189,7 +193,7 @@ class Root:
     def _clear(self, path: str) -> None:
         """Remove a folder that contains only folders, left by a writer that died."""
         try:
-            remove_folders(self.locate(path))
+            _remove_folders(self.locate(path))
         except FileNotFoundError:
             pass
         except OSError:
@@ -304,6 +308,36 @@ def _exchange(source: str, name: str, folder: int) -> bool:
     if renameat2 is None:
         return False
     return renameat2(linux.AT_FDCWD, os.fsencode(source), folder, os.fsencode(name), linux.RENAME_EXCHANGE) == 0
+
+
+def _remove_folders(folder: str) -> None:
+    """
+    Remove a folder and its subfolders.
+
+    Raises:
+        OSError: one of them contains a file; some may already have been removed.
+    """
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            if entry.is_dir(follow_symlinks=False):
+                _remove_folders(entry.path)
+    os.rmdir(folder)
+
+
+# ----------------------------------------------------------------------------------------------------------- errors
+
+
+def translated(path: str, error: OSError) -> StorageError:
+    """Return the error of the store that corresponds to an operating system error for *path*."""
+    if error.errno in _FULL:
+        return StorageFull(path=path)
+    if error.errno == errno.ENAMETOOLONG:
+        return PathInvalid(path=path)
+    if error.errno in _AWAY:
+        return StorageUnavailable(path=path)
+    if error.errno == errno.EXDEV:
+        return StorageError("The folder of the store must be one file system, with no other mounted in it.", path=path)
+    return StorageError(f"The store failed: {error.strerror}.", path=path)
 
 
 def gone(path: str) -> StorageError:

@@ -20,7 +20,7 @@ The contents of a batch take each step together at the end of the batch, with on
 a manifest 1.1 to 1.6 times faster. After some seconds a checkpoint syncs what was published, so that the journal needs
 the entries no longer.
 
-A content that the journal does not take is published by :class:`~.transaction.Publisher` instead: a large one, a
+A content that the journal does not take is published by :class:`~.mutations.Mutations` instead: a large one, a
 secret, or any content where there is no journal.
 """
 
@@ -38,10 +38,10 @@ from docker_registry.concurrency import run_in_thread, run_later
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.file.journal.entries import Entry, FileState, Trace
 from docker_registry.drivers.file.journal.journal import MAX_BYTES, HalfIsFull, Journal
+from docker_registry.drivers.file.mutations import Content, Mutations, Transaction
 from docker_registry.drivers.file.reading import FileReader
 from docker_registry.drivers.file.reserved_folder import SECRET, PathLocks, Staging, discard, mode_of
 from docker_registry.drivers.file.sync import Disk
-from docker_registry.drivers.file.transaction import Content, Publisher, Transaction
 from docker_registry.drivers.file.tree import Tree
 from docker_registry.drivers.paths import check_path
 
@@ -119,7 +119,7 @@ class SmallWriter(FileReader):
         self._locks = locks
         self._disk = disk
         self._journal = journal
-        self._publisher = Publisher(tree, staging, locks, disk, journal, durable=durable)
+        self._mutations = Mutations(tree, staging, locks, disk, journal, durable=durable)
         self._is_checkpoint_planned = False
 
     def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
@@ -206,7 +206,7 @@ class SmallWriter(FileReader):
         journal = self._journal
         if journal is None or not _is_for_journal(contents) or not journal.begin():
             with self._transaction(batch) as transaction:
-                self._publisher.put(contents, transaction)
+                self._mutations.put(contents, transaction)
             return
         staged: list[str] = []  # the files that are not published yet
         states: list[FileState] = []

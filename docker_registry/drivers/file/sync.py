@@ -7,6 +7,7 @@ which takes as long as one fsync if little else is pending. So a batch waits onc
 
 from __future__ import annotations
 
+import ctypes
 import os
 import re
 from collections.abc import Sequence
@@ -130,5 +131,6 @@ def _pending_bytes(source: str = "/proc/meminfo") -> float:
 
 def _syncfs(fd: int) -> None:
     call = linux.syncfs()
-    if call is not None:  # callers check Disk.syncs_whole, so it always exists
-        call(fd)
+    if call is not None and call(fd) != 0:  # callers check Disk.syncs_whole, so it always exists
+        code = ctypes.get_errno()
+        raise OSError(code, os.strerror(code))

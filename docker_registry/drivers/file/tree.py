@@ -2,13 +2,15 @@
 Looks up paths of a store: their metadata, files opened for reading, and the names in folders.
 
 Each lookup records what it found, or that it found nothing, as a dependency of the current response
-(:mod:`docker_registry.dependencies`).
+(:mod:`docker_registry.dependencies`). A file system and other programs put entries of their own into a folder; those
+are neither listed nor counted.
 """
 
 from __future__ import annotations
 
 import hashlib
 import os
+import re
 import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -17,9 +19,12 @@ from typing import Final
 
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now, run_in_thread
-from docker_registry.drivers.file.folders import are_files, is_ours
 from docker_registry.drivers.file.root import DO_NOT_BLOCK, MISSING, RESERVED, Root, gone, open_without_symlinks
-from docker_registry.errors import PathNotFound, PreconditionFailed
+from docker_registry.drivers.paths import check_path
+from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed
+
+#: The name that an NFS client gives to a removed file that is still open ("silly rename").
+_SILLY_RENAMED: Final = re.compile(r"\.nfs[0-9a-f]{16,}")
 
 #: A folder that file systems create in their root; often only the user root can read it.
 _LOST_AND_FOUND: Final = "lost+found"
@@ -122,12 +127,12 @@ class Tree(Root):
             if RESERVED not in names:
                 raise gone(path)
             names = [name for name in names if name not in (RESERVED, _LOST_AND_FOUND)]
-        return filter(is_ours, names)  # filtered lazily, because a folder may have very many entries
+        return filter(_is_ours, names)  # filtered lazily, because a folder may have very many entries
 
     def holds_files(self, path: str) -> bool:
         """Return whether a folder contains a file at any depth."""
         dependencies.make_uncacheable()
-        search = are_files(self.locate(path))
+        search = _are_files(self.locate(path))
         if any(islice(search, _FEW_ENTRIES)):
             return True
         found = next(search, None)
@@ -157,6 +162,38 @@ class Tree(Root):
                 yield folder
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise PreconditionFailed(path=path) from None
+
+
+# ----------------------------------------------------------------------------------- entries of folders, and files
+
+
+def _is_ours(name: str) -> bool:
+    """Return whether a file name can be a component of a path and is not one that NFS uses internally."""
+    if _SILLY_RENAMED.fullmatch(name):
+        return False
+    try:
+        check_path(name)
+    except PathInvalid:
+        return False
+    return True
+
+
+def holds_files(folder: str) -> bool:
+    """Return whether a folder contains a file at any depth."""
+    return any(_are_files(folder))
+
+
+def _are_files(folder: str) -> Iterator[bool]:
+    """Yield for each entry at any depth whether it is a file."""
+    try:
+        with os.scandir(folder) as entries:
+            for entry in entries:
+                is_file = not entry.is_dir(follow_symlinks=False)
+                yield is_file and _is_ours(entry.name)
+                if not is_file and _is_ours(entry.name):
+                    yield from _are_files(entry.path)
+    except FileNotFoundError:  # removed meanwhile; the other entries still count
+        return
 
 
 def version_of(folder: int, name: str) -> str:

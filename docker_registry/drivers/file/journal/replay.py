@@ -25,10 +25,10 @@ from typing import Final
 
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now
-from docker_registry.drivers.file.folders import NOT_THERE
 from docker_registry.drivers.file.journal.entries import Entry, FileState
 from docker_registry.drivers.file.journal.journal import MAX_BYTES
 from docker_registry.drivers.file.reserved_folder import Staging, discard, mode_of
+from docker_registry.drivers.file.root import NOT_THERE
 from docker_registry.drivers.file.sync import Disk
 from docker_registry.drivers.file.tree import Tree, read_whole
 from docker_registry.drivers.paths import folders_above
