@@ -1,10 +1,10 @@
 """
 Count the files of this project that a request runs through, in a worker of a real server.
 
-    python contrib/files_per_request.py [--list] [ROOT]
+    python contrib/files_per_request.py [--list | --functions] [ROOT]
 
 A function call in a file counts that file. ROOT is the checkout that runs, by default this one. With ``--list`` each
-file is named, with the number of its functions that ran and of its lines.
+file is named, with the number of its functions that ran and of its lines; with ``--functions`` also these functions.
 """
 
 from __future__ import annotations
@@ -18,7 +18,6 @@ import sys
 import tempfile
 import threading
 import time
-from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path
 from types import CodeType, FrameType
@@ -44,6 +43,9 @@ SIGNAL = signal.SIGRTMIN + 3
 
 #: How often each request is sent.
 RUNS = 3
+
+#: The functions that ran, by file.
+Files = dict[str, list[str]]
 
 _MANIFEST_TYPE = "application/vnd.oci.image.manifest.v1+json"
 
@@ -72,9 +74,13 @@ def trace_workers(folder: str, root: str) -> None:
     os.register_at_fork(after_in_child=start)
 
 
-def _by_file(functions: Iterable[CodeType], package: str) -> dict[str, int]:
-    """Return the number of functions by file, named relative to the package."""
-    return dict(Counter(code.co_filename.removeprefix(package) for code in functions))
+def _by_file(functions: Iterable[CodeType], package: str) -> Files:
+    """Return the functions by file, named relative to the package; each with its first line."""
+    found: Files = {}
+    for code in sorted(functions, key=lambda code: code.co_firstlineno):
+        name = f"{code.co_name}:{code.co_firstlineno}"
+        found.setdefault(code.co_filename.removeprefix(package), []).append(name)
+    return found
 
 
 class TracedServer:
@@ -84,8 +90,8 @@ class TracedServer:
         self.server = server
         self.folder = folder
 
-    def files(self) -> dict[str, int]:
-        """Return the files that ran since this was called last, with the number of their functions."""
+    def files(self) -> Files:
+        """Return the files that ran since this was called last, with their functions."""
         (pid,) = self.server.worker_pids()  # type: ignore[attr-defined]
         path = self.folder / str(pid)
         path.unlink(missing_ok=True)
@@ -97,14 +103,14 @@ class TracedServer:
         raise RuntimeError("the worker does not respond to the signal")
 
 
-def measure(traced: TracedServer, url: str) -> dict[str, dict[str, int]]:
+def measure(traced: TracedServer, url: str) -> dict[str, Files]:
     """
     Send each request with new content, after its prerequisites, and return the files that it ran through.
 
     Each is sent :data:`RUNS` times, and only files of all runs count, because background work may coincide with one.
     """
     config = b"{}"
-    found: dict[str, dict[str, int]] = {}
+    found: dict[str, Files] = {}
     session = requests.Session()
 
     def send(method: str, path: str, **options: object) -> requests.Response:
@@ -117,7 +123,7 @@ def measure(traced: TracedServer, url: str) -> dict[str, dict[str, int]]:
         send(method, path, **options)
         time.sleep(0.5)  # the worker writes its log after the response
         files = traced.files()
-        found[row] = {name: count for name, count in found.get(row, files).items() if name in files}
+        found[row] = {name: functions for name, functions in found.get(row, files).items() if name in files}
 
     def blob(content: bytes) -> dict[str, object]:
         send("POST", f"/v2/acme/web/blobs/uploads/?digest={digest(content)}", data=content)
@@ -153,7 +159,7 @@ def digest(content: bytes) -> str:
     return f"sha256:{hashlib.sha256(content).hexdigest()}"
 
 
-def small_write(root: Path, folder: Path) -> dict[str, int]:
+def small_write(root: Path, folder: Path) -> Files:
     """Return the files that one ``put_content`` of the file driver runs through, in this process."""
     sys.path.insert(0, str(root))
     from docker_registry.drivers.file import FileDriver
@@ -179,6 +185,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("root", nargs="?", type=Path, default=CHECKOUT, help="the checkout to run")
     parser.add_argument("--list", action="store_true", help="name the files, and what runs of them")
+    parser.add_argument("--functions", action="store_true", help="name also the functions that ran, with their lines")
     chosen = parser.parse_args()
     root = chosen.root.resolve()
     sys.path.insert(0, str(CHECKOUT))
@@ -193,9 +200,11 @@ def main() -> None:
         found["small put_content"] = small_write(root, folder / "driver")
     for row, files in found.items():
         print(f"{row:20} {len(files):3}")
-        for name, functions in sorted(files.items()) if chosen.list else ():
+        for name, functions in sorted(files.items()) if chosen.list or chosen.functions else ():
             lines = len((root / "docker_registry" / name).read_text().splitlines())
-            print(f"    {name:45} {functions:3} functions, {lines:3} lines")
+            print(f"    {name:45} {len(functions):3} functions, {lines:3} lines")
+            if chosen.functions:
+                print(f"        {', '.join(functions)}")
 
 
 if __name__ == "__main__":
