@@ -212,7 +212,7 @@ def _wait_out(finished: AsyncResult[None]) -> None:
 @contextmanager
 def watching_client(has_left: Callable[[], bool]) -> Iterator[None]:
     """
-    Set the client of the requests that the current greenlet serves within this context.
+    Set the client whose requests the current greenlet serves within this context.
 
     Args:
         has_left: returns, without blocking, whether the client has closed its connection.

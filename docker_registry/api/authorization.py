@@ -16,7 +16,7 @@ from flask import Flask, request
 
 from docker_registry.errors import Denied, ImageUnknown, Unauthorized
 from docker_registry.http.exchange import context_of
-from docker_registry.registry.access import Access, Action
+from docker_registry.registry.access import Access, Action, hide
 from docker_registry.registry.actor import ANONYMOUS, Actor, Principal, Reason
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.registry.tag_changes import TagGuard
@@ -114,7 +114,8 @@ def install(app: Flask, access: Access, images: ImageResolver | None) -> None:
         context_of(request.environ).principal = client.name
         for key, value in values.items():
             if isinstance(value, RepositoryName | ImageRepositoryName):
-                values[key] = access.resolve(client, ACTIONS[endpoint], value, _tag(values))
+                if not access.policy.allows(client, ACTIONS[endpoint], value, _tag(values)):
+                    values[key] = hide(value)
             elif images is not None and isinstance(value, ImageId):
                 if ACTIONS[endpoint] is Action.PUSH and is_restricted():
                     continue  # a push may name an image that the client may not see

@@ -18,7 +18,7 @@ from docker_registry.api.flask_app import Application
 from docker_registry.api.requests import RESERVATIONS
 from docker_registry.api.responses import NOT_CACHED
 from docker_registry.errors import Unsupported
-from docker_registry.http.clients import is_old_client
+from docker_registry.http.clients import OLD_CLIENTS
 from docker_registry.http.exchange import context_of
 from docker_registry.registry.access import Action
 from docker_registry.registry.names import ImageRepositoryName, RepositoryName
@@ -227,6 +227,6 @@ def announce_v2(app: Flask) -> None:
                 response.vary.add("User-Agent")
             else:  # the same result, without building a header set
                 response.headers.add("Vary", "User-Agent")
-            if not is_old_client(request.headers.get("User-Agent", "")):
+            if not OLD_CLIENTS.match(request.headers.get("User-Agent", "")):
                 response.headers.add("Docker-Distribution-Api-Version", "registry/2.0")
         return response

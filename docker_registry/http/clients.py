@@ -24,9 +24,9 @@ _FORWARDED_FOR: Final = re.compile(
     r'(?:^|[;,\s])for=(?:"\[?([0-9a-f:.]+)\]?(?::\d+)?"|([0-9.]+)(?::\d+)?)', re.IGNORECASE
 )
 
-#: User agents of Docker up to 1.11, which use API V2 if they see its version header. Without the header each of them
-#: chooses the protocol that it supports best.
-_OLD_CLIENTS: Final = re.compile(r"Go-http-client/|Go |docker/1\.(?:[0-9]|10|11)\.")
+#: Matches the User-Agent of clients that must not see the version header of API V2: Docker up to 1.11 uses API V2 if it
+#: sees the header. Without the header each version chooses the protocol that it supports best.
+OLD_CLIENTS: Final = re.compile(r"Go-http-client/|Go |docker/1\.(?:[0-9]|10|11)\.")
 
 
 def _parse(text: str) -> Network:
@@ -117,8 +117,3 @@ def parse_address(text: str | None) -> Address | None:
     except ValueError:
         return None
     return getattr(address, "ipv4_mapped", None) or address
-
-
-def is_old_client(user_agent: str) -> bool:
-    """Return whether a User-Agent is that of a client which must not see the version header of API V2."""
-    return _OLD_CLIENTS.match(user_agent) is not None

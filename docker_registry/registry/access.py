@@ -117,10 +117,6 @@ class Access:
         self._driver = driver
         self.policy = policy
 
-    def resolve(self, principal: Principal, action: Action, name: Name, tag: Tag | None = None) -> Name:
-        """Return the name of a repository, or its hidden form if the policy denies the action."""
-        return name if self.policy.allows(principal, action, name, tag) else hide(name)
-
     def may_pull(self, principal: Principal, name: Repository) -> bool:
         """Return whether a principal may pull from a repository."""
         return self.policy.allows(principal, Action.PULL, name)

@@ -158,7 +158,8 @@ class Blobs:
 
     def file(self, blob: Blob) -> ServedFile:
         """Return the blob's bytes as a file to serve."""
-        return blob.file or StoredFile(self._driver, blob.path, blob.size, BlobUnknown(digest=str(blob.digest)))
+        gone = partial(BlobUnknown, digest=str(blob.digest))
+        return blob.file or StoredFile(self._driver, blob.path, blob.size, gone)
 
     def mount(
         self,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from docker_registry.concurrency import KeyedLocks
@@ -116,7 +117,7 @@ class Manifests:
     def file(self, manifest: Manifest) -> StoredFile:
         """Return the stored file of a manifest, to stream it to a client."""
         descriptor = manifest.descriptor
-        gone = ManifestUnknown(digest=str(descriptor.digest))
+        gone = partial(ManifestUnknown, digest=str(descriptor.digest))
         return StoredFile(self._driver, layout.blob_data(descriptor.digest), descriptor.size, gone)
 
     def exists(self, name: RepositoryName, digest: Digest) -> bool:

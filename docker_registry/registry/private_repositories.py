@@ -58,6 +58,7 @@ class PrivateRepositories:
         self._now = now
         self._is_adopted = False
         self._are_images_marked = False
+        self._listed: tuple[str | None, Sequence[str]] = (None, ())
         self._cached: tuple[float, Sequence[str]] | None = None
         self._changes = 0
         self._hidden: tuple[Sequence[str], tuple[RepositoryName, ...]] = ((), ())
@@ -126,7 +127,10 @@ class PrivateRepositories:
                 self.adopt()
         capabilities = self._driver.capabilities
         if capabilities.folder_versions and not (may_be_cached and capabilities.pages):
-            return self.read_entries()
+            version = self._driver.folder_version(legacy_layout.PRIVATE_REPOSITORIES)
+            if version is None or version != self._listed[0]:
+                self._listed = (version, self.read_entries())
+            return self._listed[1]
         if self._cached is None or self._now() - self._cached[0] > _CACHE_SECONDS:
             started, changes = self._now(), self._changes
             names = self.read_entries()

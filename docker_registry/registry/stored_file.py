@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import BinaryIO, NamedTuple, Protocol
 
@@ -68,13 +68,13 @@ class StoredFile:
     Attributes:
         path: storage path, also used by a front-end server that reads the store directly.
         size: bytes.
-        gone: the error to raise when the file was removed in the meantime.
+        gone: makes the error to raise when the file was removed in the meantime.
     """
 
     driver: StorageDriver
     path: str
     size: int
-    gone: NotFound
+    gone: Callable[[], NotFound]
 
     def open(self) -> BinaryIO | None:
         """
@@ -86,7 +86,7 @@ class StoredFile:
         try:
             return self.driver.open_file(self.path)
         except PathNotFound:
-            raise self.gone from None
+            raise self.gone() from None
 
     def segments(self, offset: int, length: int) -> None:  # noqa: ARG002
         """Return None: the file is complete."""
@@ -110,7 +110,7 @@ class StoredFile:
         try:
             return self.driver.stream_read(self.path, offset, length)
         except PathNotFound:
-            raise self.gone from None
+            raise self.gone() from None
 
 
 def is_intact(driver: StorageDriver, path: str, digest: Digest) -> bool:

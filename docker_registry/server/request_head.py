@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from typing import Final, NamedTuple
 
-from docker_registry.http.clients import is_old_client
+from docker_registry.http.clients import OLD_CLIENTS
 
 #: Headers with another value in each request: ids and traces.
 UNIQUE: Final = frozenset(
@@ -80,5 +80,5 @@ def parse_head(received: bytes) -> RequestHead | None:
             return None
         else:
             omitted[name] = value.strip(b" \t").decode("latin-1")
-    included.append(b"old" if is_old_client(omitted.get(b"user-agent", "")) else b"")
+    included.append(b"old" if OLD_CLIENTS.match(omitted.get(b"user-agent", "")) else b"")
     return RequestHead(b"\r\n".join(included), UNIQUE.isdisjoint(omitted), omitted)

@@ -214,27 +214,30 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._clients[greenlet] = client
         self._connections.add(client)
         try:
-            if self._connections.is_one_too_many(client):
-                lingering_close.refuse_connection(client)
-            elif isinstance(client, TlsSocket):
-                if client.shake_hands(self._waiting(client), self.log):
-                    super().handle(listener, client, addr)
-            elif not (first := client.first_byte(self._waiting(client))):
-                client.close()
-            elif first == lingering_close.TLS_HELLO:
-                lingering_close.refuse_tls(client)
-            else:
-                super().handle(listener, client, addr)
+            with watching_client(client.has_left):
+                self._serve(listener, client, addr)
         finally:
             self._connections.remove(client)
             del self._clients[greenlet]
+
+    def _serve(self, listener: Any, client: ClientSocket, addr: Any) -> None:
+        if self._connections.is_one_too_many(client):
+            lingering_close.refuse_connection(client)
+        elif isinstance(client, TlsSocket):
+            if client.shake_hands(self._waiting(client), self.log):
+                super().handle(listener, client, addr)
+        elif not (first := client.first_byte(self._waiting(client))):
+            client.close()
+        elif first == lingering_close.TLS_HELLO:
+            lingering_close.refuse_tls(client)
+        else:
+            super().handle(listener, client, addr)
 
     def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
         """Answer one request; return False if the connection must not be reused."""
         self._inflight.begin(sock.fileno())
         try:
-            with watching_client(sock.has_left):
-                return self._handle_request(listener_name, req, sock, addr)
+            return self._handle_request(listener_name, req, sock, addr)
         finally:
             self._inflight.end()
 

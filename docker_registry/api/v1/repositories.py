@@ -12,7 +12,7 @@ from docker_registry.api.authorization import actor, holder, principal
 from docker_registry.api.responses import json_response, origin_headers
 from docker_registry.api.v1.responses import no_content, stored_json
 from docker_registry.errors import BodyInvalid, Unsupported
-from docker_registry.registry.access import Access, Action
+from docker_registry.registry.access import Access, Action, hide
 from docker_registry.registry.names import ImageRepositoryName
 from docker_registry.registry.private_repositories import PrivateRepositories
 from docker_registry.registry.v1.legacy_registry import LegacyRegistry
@@ -67,7 +67,8 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, registry_endpoints: str
         if not body.lstrip().startswith(b"["):
             return json_response("OK")
         repository_named_auth = ImageRepositoryName.parse(request.path.removeprefix("/v1/repositories/"))
-        repository_named_auth = access.resolve(principal(), Action.PUSH, repository_named_auth)
+        is_allowed = access.policy.allows(principal(), Action.PUSH, repository_named_auth)
+        repository_named_auth = repository_named_auth if is_allowed else hide(repository_named_auth)
         legacy.image_repositories.put_images(repository_named_auth, body, actor=actor("push"))
         legacy.private_images.mark_listed(repository_named_auth, actor=actor("push"))
         return json_response("", headers=_token(repository_named_auth, "write"))

@@ -24,6 +24,7 @@ import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Final
 
 from docker_registry.concurrency import KeyedLocks
@@ -276,7 +277,7 @@ class DerivedImages:
         """Return the stored layer of an image, compressed or not; None when it was removed."""
         path = layout.blob_data(image.blob)
         size = self._driver.find_size(path)
-        return None if size is None else StoredFile(self._driver, path, size, ImageUnknown(id=str(image_id)))
+        return None if size is None else StoredFile(self._driver, path, size, partial(ImageUnknown, id=str(image_id)))
 
     def sent_file(self, image: DerivedImage, stored: StoredFile) -> StoredFile:
         """

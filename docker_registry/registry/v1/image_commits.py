@@ -10,6 +10,7 @@ commit does not block other requests.
 from __future__ import annotations
 
 import json
+from functools import partial
 
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
 from docker_registry.errors import ImageUnknown, PreconditionFailed
@@ -67,7 +68,7 @@ class ImageCommits:
         """Return the stored file of a layer: the blob, or the file in the image's folder; None when both are gone."""
         for path in (layout.blob_data(link.digest), image_layout.layer(image_id)):
             if self._driver.find_size(path) == link.size:
-                return StoredFile(self._driver, path, link.size, ImageUnknown(id=str(image_id)))
+                return StoredFile(self._driver, path, link.size, partial(ImageUnknown, id=str(image_id)))
         return None
 
     def protect(self, image_id: ImageId, layer: Digest) -> None:

@@ -10,7 +10,6 @@ from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BlobUnknown
 from docker_registry.registry import events, legacy_layout
-from docker_registry.registry.access import Action
 from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
@@ -48,7 +47,7 @@ def store_tree(driver):
 def is_hidden(registry, subject):
     if isinstance(subject, ImageId):
         return registry.private_images.resolve_image(subject).is_hidden
-    return registry.access.resolve(ANONYMOUS, Action.PULL, subject).is_hidden
+    return not registry.access.may_pull(ANONYMOUS, subject)
 
 
 def hidden(registry, *images):
