@@ -206,6 +206,7 @@ class ManifestPushes:
                 condition,
                 principal=principal,
                 has_back_references=has_back_references,
+                needs_previous=False,
             )
             for tag, condition in conditions.items()
         ]

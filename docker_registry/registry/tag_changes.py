@@ -1,5 +1,5 @@
 """
-Changes of tags: by compare-and-swap, after the checks whether a tag may be set.
+Changes of tags: after the checks whether a tag may be set, and by compare-and-swap if they depend on its target.
 
 A tag is prepared before its manifest is linked to the repository: it is checked, and its back-reference is written. It
 is set (:meth:`TagChanges.apply`) after that link, so it never points at a missing manifest.
@@ -53,18 +53,18 @@ class TagChange:
 
     Attributes:
         digest: the new target.
-        version: of the link to replace.
+        version: of the link to replace; None if the tag is set whatever it points at.
         previous: the current target; None if there is none, or only one in a source without a manifest.
-        is_previous_known: False if only a source may have the tag, and the change does not depend on it.
+        is_previous_known: False if the change does not depend on the target, and *previous* is not known.
         condition: must hold for the current target.
     """
 
     name: RepositoryName
     tag: Tag
     digest: Digest
-    version: str
-    previous: Digest | None
-    is_previous_known: bool
+    version: str | None = None
+    previous: Digest | None = None
+    is_previous_known: bool = False
     condition: Condition | None = None
 
 
@@ -124,6 +124,7 @@ class TagChanges:
         principal: Principal = ANONYMOUS,
         is_new: bool = False,
         has_back_references: bool = False,
+        needs_previous: bool = True,
     ) -> TagChange:
         """
         Begin to set a tag: check that it may be set, and write its back-reference.
@@ -133,13 +134,15 @@ class TagChanges:
             principal: on whose behalf; content that it may not see is not used to find the target of a source's tag.
             is_new: the manifest was just created, so its back-reference is written without looking for it.
             has_back_references: the back-references of the repository are known to be complete.
+            needs_previous: whether the caller needs the current target. Otherwise a tag that is not immutable is not
+                read without a condition: the last of several concurrent requests sets it.
 
         Raises:
             TagChanged: the condition does not hold.
             TagImmutable: the tag is immutable and points at another manifest.
             ConditionUnsupported: the driver does not support conditional writes.
         """
-        check = partial(self._checked, name, tag, digest, condition, principal)
+        check = partial(self._checked, name, tag, digest, condition, principal, needs_previous=needs_previous)
         refer = partial(self._back_references.put, name, tag, digest, is_new=is_new, are_complete=has_back_references)
         if self._driver.capabilities.pages and is_new:  # each is one request; a back-reference too many is ignored
             change, _ = run_concurrently(check, refer)
@@ -150,7 +153,7 @@ class TagChanges:
 
     def apply(self, change: TagChange, *, principal: Principal = ANONYMOUS) -> None:
         """
-        Set a prepared tag by compare-and-swap; its manifest must be linked to the repository by now.
+        Set a prepared tag; its manifest must be linked to the repository by now.
 
         Raises:
             PreconditionFailed: another request changed the tag concurrently. Inside a batch
@@ -208,10 +211,19 @@ class TagChanges:
         return version
 
     def _checked(
-        self, name: RepositoryName, tag: Tag, digest: Digest, condition: Condition | None, principal: Principal
+        self,
+        name: RepositoryName,
+        tag: Tag,
+        digest: Digest,
+        condition: Condition | None,
+        principal: Principal,
+        *,
+        needs_previous: bool = False,
     ) -> TagChange:
         """Check *condition* and immutability, and return the change as it may be made now."""
         immutable = self._immutable.covers(name.value, tag.value)
+        if condition is None and not immutable and not needs_previous:
+            return TagChange(name, tag, digest)
         if condition is not None and not self._driver.capabilities.if_match:
             raise ConditionUnsupported
         current, version = self._links.find_versioned(name, tag)

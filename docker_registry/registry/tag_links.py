@@ -96,18 +96,18 @@ class TagLinks:
             return self._listings.names(layout.tags(name), layout.read_tag_link, deep=True)
         return self._listings.names(layout.tags(name), _read)
 
-    def put(self, name: RepositoryName, tag: Tag, digest: Digest, version: str) -> None:
+    def put(self, name: RepositoryName, tag: Tag, digest: Digest, version: str | None) -> None:
         """
         Write the link of a tag.
 
         Args:
-            version: of the link to replace; ignored by drivers without conditional writes.
+            version: of the link to replace, None for any; ignored by drivers without conditional writes.
 
         Raises:
             PreconditionFailed: the link has another version by now.
         """
         path, content = layout.tag_link(name, tag), str(digest).encode()
-        if self._driver.capabilities.if_match:
+        if version is not None and self._driver.capabilities.if_match:
             self._driver.replace_content(path, content, version)
         else:
             self._driver.put_content(path, content)
