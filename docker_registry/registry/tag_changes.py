@@ -111,7 +111,7 @@ class TagChanges:
         principal: Principal = ANONYMOUS,
     ) -> None:
         """Raise the error that :meth:`prepare` would raise now, without changing anything."""
-        if condition is not None or self._immutable.covers(name.value, tag.value):
+        if self._depends_on_target(name, tag, condition):
             self._checked(name, tag, digest, condition, principal)
 
     def prepare(
@@ -142,8 +142,11 @@ class TagChanges:
             TagImmutable: the tag is immutable and points at another manifest.
             ConditionUnsupported: the driver does not support conditional writes.
         """
-        check = partial(self._checked, name, tag, digest, condition, principal, needs_previous=needs_previous)
+        check = partial(self._checked, name, tag, digest, condition, principal)
         refer = partial(self._back_references.put, name, tag, digest, is_new=is_new, are_complete=has_back_references)
+        if not needs_previous and not self._depends_on_target(name, tag, condition):
+            refer()
+            return TagChange(name, tag, digest)
         if self._driver.capabilities.pages and is_new:  # each is one request; a back-reference too many is ignored
             change, _ = run_concurrently(check, refer)
         else:
@@ -210,6 +213,10 @@ class TagChanges:
             raise
         return version
 
+    def _depends_on_target(self, name: RepositoryName, tag: Tag, condition: Condition | None) -> bool:
+        """Return whether the current target decides if a tag may be set."""
+        return condition is not None or self._immutable.covers(name.value, tag.value)
+
     def _checked(
         self,
         name: RepositoryName,
@@ -217,13 +224,9 @@ class TagChanges:
         digest: Digest,
         condition: Condition | None,
         principal: Principal,
-        *,
-        needs_previous: bool = False,
     ) -> TagChange:
         """Check *condition* and immutability, and return the change as it may be made now."""
         immutable = self._immutable.covers(name.value, tag.value)
-        if condition is None and not immutable and not needs_previous:
-            return TagChange(name, tag, digest)
         if condition is not None and not self._driver.capabilities.if_match:
             raise ConditionUnsupported
         current, version = self._links.find_versioned(name, tag)
