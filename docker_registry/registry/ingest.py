@@ -3,15 +3,20 @@ Ingest: a pipeline that receives, hashes and writes a request body concurrently,
 
 Each stage runs at its own pace. One greenlet receives into a block. Another passes received blocks to a native thread
 that hashes them and calls further taps, while the driver writes the same blocks in another thread. A block is
-reused for receiving only after both have released it. So a transfer holds a few blocks, whatever its size
-(:mod:`~docker_registry.registry.buffer_pool`), and neither hashing nor disk writes block the event loop.
+reused for receiving only after both have released it. So a transfer holds a few blocks, whatever its size, and neither
+hashing nor disk writes block the event loop.
+
+All transfers of a process share a memory budget evenly (:data:`POOL`). Blocks consist of whole pages, so the file
+driver can write them with O_DIRECT, past the page cache.
 """
 
 from __future__ import annotations
 
 import hashlib
+import mmap
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from typing import Final, Protocol
 
 import gevent
@@ -19,13 +24,22 @@ from gevent.queue import SimpleQueue
 
 from docker_registry.concurrency import start_in_thread
 from docker_registry.errors import SizeInvalid
-from docker_registry.registry.buffer_pool import BLOCKS, POOL
 from docker_registry.registry.names import CANONICAL, Digest
 
 #: Bodies up to this size are processed inline: a thread would cost more than it saves. The limit is lower with taps,
 #: since they do more work per byte.
 INLINE_BYTES: Final = 256 * 1024
 INLINE_BYTES_WITH_TAPS: Final = 64 * 1024
+
+#: Blocks of one transfer: one is being received, one is being hashed and written, the others are queued between them.
+BLOCKS: Final = 4
+
+#: Limits of a block's size: larger blocks are not faster, and smaller ones cost more time than the memory is worth.
+LARGEST_BLOCK_BYTES: Final = 1024 * 1024
+SMALLEST_BLOCK_BYTES: Final = 16 * 1024
+
+#: First block of a body of unknown length; most of these are short.
+FIRST_BLOCK_BYTES: Final = 64 * 1024
 
 #: A function that is called with every block, in order; in a native thread unless the body is short.
 Tap = Callable[[memoryview], object]
@@ -99,6 +113,53 @@ class BlockBody(ABC):
     @abstractmethod
     def next_block(self) -> bytes:
         """Wait for the bytes that follow those received so far, and return some of them; empty at the end."""
+
+
+class BufferPool:
+    """Allocates the blocks of transfers; the more transfers run at the same time, the smaller the blocks."""
+
+    def __init__(self, total_bytes: int = 32 * 1024 * 1024) -> None:
+        self._total_bytes = total_bytes
+        self._transfers = 0
+
+    @contextmanager
+    def transfer(self) -> Iterator[None]:
+        """Count a transfer for the duration of the context."""
+        self._transfers += 1
+        try:
+            yield
+        finally:
+            self._transfers -= 1
+
+    @property
+    def block_bytes(self) -> int:
+        """The block size for the current number of transfers, bytes."""
+        fair = self._total_bytes // (BLOCKS * max(self._transfers, 1))
+        return max(SMALLEST_BLOCK_BYTES, min(LARGEST_BLOCK_BYTES, fair - fair % mmap.PAGESIZE))
+
+    def first(self) -> memoryview:
+        """Allocate the first block of a transfer."""
+        return _new(min(FIRST_BLOCK_BYTES, self.block_bytes))
+
+    def next(self) -> memoryview:
+        """Allocate a further block."""
+        return _new(self.block_bytes)
+
+    def again(self, block: memoryview) -> memoryview:
+        """Release *block* and return a block to receive into: the same memory if its size still fits, or a new one."""
+        content = block.obj
+        block.release()
+        if isinstance(content, mmap.mmap) and len(content) == self.block_bytes:
+            return memoryview(content)
+        return self.next()
+
+
+def _new(size: int) -> memoryview:
+    return memoryview(mmap.mmap(-1, size))
+
+
+#: The pool for all bodies that this process receives.
+POOL: Final = BufferPool()
 
 
 class Ingest:

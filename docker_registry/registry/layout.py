@@ -1,8 +1,13 @@
 """
-The storage paths of all V2 content, in the layout of the CNCF distribution registry.
+The storage paths of all V2 content, in the layout of the CNCF distribution registry, and those of API V1 that the
+registry reads also where V1 is not served.
 
 ::
 
+    images/<id>/
+      _blob                                               * digest of the layer of an image, in a JSON document
+    repositories/<namespace>/<name>/
+      _private                                              exists when the repository of API V1 is private
     docker/registry/v2/
       blobs/<algorithm>/<first two hex>/<hex>/data            every layer, config and manifest, once
       blobs/<algorithm>/<first two hex>/<hex>/alias         * path of its bytes, when they are a raw layer of API V1
@@ -32,19 +37,30 @@ The storage paths of all V2 content, in the layout of the CNCF distribution regi
       _probes/<random>                                      * test files that check whether the store is writable
       _auth/signing-keys                                    * keys that sign access tokens
       _auth/refresh-tokens/<hash>                           * one file for each refresh token
+      _v1/private/<name, + for />                           * one empty file for each private repository
+      _v1/private-layers/<algorithm>/<hex>                  * the layer of a private image, or deleted from a private
+                                                              repository
+      _v1/private-is-complete                               * marks that private and private-layers are complete
       _v1/…                                                 * see image_layout
 
 Entries marked ``*`` are extensions of this registry. Distribution ignores them, so either server can continue with the
 other's tree. Distribution also records every digest that a tag ever pointed at, in ``tags/<tag>/index``. This registry
 never writes there; when a manifest is deleted, it checks for the digest there to find tags that distribution wrote. A
 ``link`` holds a digest without a newline. Folder names that begin with ``_`` are never part of a repository's name.
+
+A registry that does not serve API V1 must not expose private repositories or remove layers either. All other paths of
+API V1 are in :mod:`docker_registry.registry.v1.image_layout`.
+
+**Quoting.** In a folder of API V1, slashes in a name are quoted: ``a/b/c`` is stored as ``repositories/a/b%2Fc`` by
+0.7.1, and as ``b%252Fc`` by 0.8.1 and later. Both forms exist, so a name has up to two folders.
 """
 
 from __future__ import annotations
 
 from typing import Final
+from urllib.parse import quote, unquote
 
-from docker_registry.errors import DigestInvalid
+from docker_registry.errors import DigestInvalid, NameInvalid
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag, is_repository_name, is_tag
 
 ROOT: Final = "docker/registry/v2"
@@ -62,6 +78,11 @@ TRANSFERS: Final = f"{ROOT}/_transfers"
 #: Blobs that will be removed unless something refers to them.
 REMOVED: Final = f"{ROOT}/_removed"
 CATALOG_COMPLETE: Final = f"{ROOT}/_catalog-is-whole"
+IMAGES: Final = "images"
+IMAGE_REPOSITORIES: Final = "repositories"
+PRIVATE_REPOSITORIES: Final = f"{ROOT}/_v1/private"
+PRIVATE_IS_COMPLETE: Final = f"{ROOT}/_v1/private-is-complete"
+PRIVATE_LAYERS: Final = f"{ROOT}/_v1/private-layers"
 
 _TAG_PREFIX: Final = "tag-"
 _STATE: Final = ".state"
@@ -316,3 +337,56 @@ def _digest(algorithm: str, hex_: str) -> Digest | None:
 def probe(name: str) -> str:
     """A file that is written, read and removed to test the store."""
     return f"{ROOT}/_probes/{name}"
+
+
+# -------------------------------------------------------------------------- repositories and images of API V1
+
+
+def image_repository_folders(name: ImageRepositoryName) -> tuple[str, ...]:
+    """Return the possible folders of a repository of API V1, that of 0.7.1 first."""
+    root = f"{HIDDEN}/_repositories" if name.is_hidden else IMAGE_REPOSITORIES
+    if "/" not in name.name:  # no other character of a name is quoted
+        return (f"{root}/{name.namespace}/{name.name}",)
+    quoted = quote(name.name, safe="")
+    folders = (quoted, quote(quoted, safe=""))
+    return tuple(f"{root}/{name.namespace}/{folder}" for folder in folders)
+
+
+def read_image_repository_folder(path: str) -> ImageRepositoryName | None:
+    """Return the name of the repository of API V1 in a folder; None for any other folder."""
+    namespace, _, folder = path.removeprefix(f"{IMAGE_REPOSITORIES}/").partition("/")
+    try:
+        name = ImageRepositoryName.parse(f"{namespace}/{unquote(unquote(folder))}")
+    except NameInvalid:
+        return None
+    return name if path in image_repository_folders(name) else None
+
+
+def image_layer_link(folder: str) -> str:
+    """The file that links the image in a folder to the blob of its layer."""
+    return f"{folder}/_blob"
+
+
+def private_mark(folder: str) -> str:
+    """The file that marks that the repository of API V1 in a folder is private."""
+    return f"{folder}/_private"
+
+
+def private_entry(name: ImageRepositoryName) -> str:
+    """The file that lists a private repository, written and removed after its file ``_private``."""
+    return f"{HIDDEN if name.is_hidden else PRIVATE_REPOSITORIES}/{flat_name(name)}"
+
+
+def read_private_entry(file_name: str) -> str | None:
+    """Return the name of the private repository that a file stands for; None for a file of another kind."""
+    name = file_name.replace("+", "/")
+    try:
+        ImageRepositoryName.parse(name)
+    except NameInvalid:
+        return None
+    return name
+
+
+def private_layer(digest: Digest) -> str:
+    """The file that marks a blob as the layer of a private image, or as deleted from a private repository."""
+    return f"{PRIVATE_LAYERS}/{digest.algorithm}/{digest.hex}"

@@ -17,7 +17,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import NameInvalid
-from docker_registry.registry import legacy_layout, store_removal
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.access import Action, Repository
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.listing_cache import ListingCache
@@ -81,11 +81,11 @@ class PrivateRepositories:
 
     def hides_content(self, principal: Principal, digest: Digest) -> bool:  # noqa: ARG002
         """See :class:`~docker_registry.registry.access.AccessPolicy`; hides all content while marks are incomplete."""
-        return self._driver.exists(legacy_layout.private_layer(digest)) or not self._are_images_marked
+        return self._driver.exists(layout.private_layer(digest)) or not self._are_images_marked
 
     def before_deletion(self, name: RepositoryName, digest: Digest) -> None:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
-        path = legacy_layout.private_layer(digest)
+        path = layout.private_layer(digest)
         if self.is_private(name) and not self._driver.exists(path):
             self._driver.put_content(path, b"")
 
@@ -121,13 +121,13 @@ class PrivateRepositories:
                 are that old only if the driver cannot detect changes.
         """
         if not self._is_adopted:
-            if self._driver.exists(legacy_layout.PRIVATE_IS_COMPLETE):
+            if self._driver.exists(layout.PRIVATE_IS_COMPLETE):
                 self._is_adopted = self._are_images_marked = True
             else:
                 self.adopt()
         capabilities = self._driver.capabilities
         if capabilities.folder_versions and not (may_be_cached and capabilities.pages):
-            version = self._driver.folder_version(legacy_layout.PRIVATE_REPOSITORIES)
+            version = self._driver.folder_version(layout.PRIVATE_REPOSITORIES)
             if version is None or version != self._listed[0]:
                 self._listed = (version, self.read_entries())
             return self._listed[1]
@@ -146,7 +146,7 @@ class PrivateRepositories:
 
     def read_entries(self) -> Sequence[str]:
         """Return the names in the directory of entries, without any cache in memory."""
-        return self._listings.names(legacy_layout.PRIVATE_REPOSITORIES, legacy_layout.read_private_entry)
+        return self._listings.names(layout.PRIVATE_REPOSITORIES, layout.read_private_entry)
 
     def forget(self) -> None:
         """Read the entries again at the next access."""
@@ -162,10 +162,10 @@ class PrivateRepositories:
         """
         private = {}
         is_empty = True
-        for stat in self.pace(self._driver.walk(legacy_layout.REPOSITORIES)):
+        for stat in self.pace(self._driver.walk(layout.IMAGE_REPOSITORIES)):
             is_empty = False
             folder, _, file_name = stat.path.rpartition("/")
-            name = legacy_layout.read_repository_folder(folder) if file_name == "_private" else None
+            name = layout.read_image_repository_folder(folder) if file_name == "_private" else None
             if name is not None:
                 private[str(name)] = name
         self.forget()
@@ -174,7 +174,7 @@ class PrivateRepositories:
         if self.mark_images is not None:
             self.mark_images(private.values())
             if not is_empty:  # walking an empty tree again is cheap, and a read should not write to it
-                self._driver.put_content(legacy_layout.PRIVATE_IS_COMPLETE, b"")
+                self._driver.put_content(layout.PRIVATE_IS_COMPLETE, b"")
             self._are_images_marked = True
         self.forget()
         self._is_adopted = True
@@ -189,15 +189,15 @@ class PrivateRepositories:
         while True:
             is_private = self._is_marked(name)
             if is_private:
-                self._driver.put_content(legacy_layout.private_entry(name), b"")
+                self._driver.put_content(layout.private_entry(name), b"")
             else:
-                store_removal.remove(self._driver, legacy_layout.private_entry(name))
+                store_removal.remove(self._driver, layout.private_entry(name))
             if self._is_marked(name) is is_private:
                 return
 
     def _is_marked(self, name: ImageRepositoryName) -> bool:
-        folders = legacy_layout.repository_folders(name)
-        return any(self._driver.exists(legacy_layout.private(folder)) for folder in folders)
+        folders = layout.image_repository_folders(name)
+        return any(self._driver.exists(layout.private_mark(folder)) for folder in folders)
 
 
 def oci_names(name: str) -> list[RepositoryName]:

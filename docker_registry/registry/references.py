@@ -8,7 +8,7 @@ from typing import Final
 
 from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import DigestInvalid, PathNotFound
-from docker_registry.registry import layout, legacy_layout
+from docker_registry.registry import layout
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.repositories import Repositories
@@ -76,9 +76,9 @@ class References:
 
     def _layers_of_images(self, counts: Callable[[str], bool]) -> Iterator[Digest]:
         """Yield the layers of those images of API V1 that count, by their ids."""
-        for file in self._slices.pace(self._driver.walk(legacy_layout.IMAGES)):
+        for file in self._slices.pace(self._driver.walk(layout.IMAGES)):
             folder = file.path.rpartition("/")[0]
-            if file.path != legacy_layout.layer_link(folder) or not counts(folder.rpartition("/")[2]):
+            if file.path != layout.image_layer_link(folder) or not counts(folder.rpartition("/")[2]):
                 continue
             key = file.path, file.modified
             digest = self._layers.get(key)

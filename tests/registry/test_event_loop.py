@@ -27,7 +27,7 @@ import gc, os, sys, time
 from pathlib import Path
 from docker_registry.auth.tokens import refresh_tokens
 from docker_registry.drivers.file import FileDriver
-from docker_registry.registry import layout, legacy_layout
+from docker_registry.registry import layout
 from docker_registry.registry.names import *
 from docker_registry.registry.v1 import image_layout
 from tests.support.registries import Registry
@@ -50,15 +50,15 @@ if not root.exists():
     write(layout.revision_link(many, digest), str(digest).encode())
     for tag in map(Tag, names("t%d")):
         write(layout.tag_link(many, tag), str(digest).encode())
-        write(image_layout.tag(legacy_layout.repository_folders(old)[0], tag), image.encode())
+        write(image_layout.tag(layout.image_repository_folders(old)[0], tag), image.encode())
     for name in map(RepositoryName, names("acme/web%d")):
         write(layout.tag_link(name, Tag("latest")), str(digest).encode())
         write(layout.catalog_entry(name))
     for name in map(ImageRepositoryName.parse, names("old/web%d")):
-        write(image_layout.index_images(legacy_layout.repository_folders(name)[0]), b"[]")
+        write(image_layout.index_images(layout.image_repository_folders(name)[0]), b"[]")
         write(layout.catalog_entry(RepositoryName(str(name))))
-    write(image_layout.index_images(legacy_layout.repository_folders(old)[0]), b"[]")
-    write(legacy_layout.private(legacy_layout.repository_folders(ImageRepositoryName.parse("old/web7"))[0]))
+    write(image_layout.index_images(layout.image_repository_folders(old)[0]), b"[]")
+    write(layout.private_mark(layout.image_repository_folders(ImageRepositoryName.parse("old/web7"))[0]))
     for identity in names("%032x"):
         write(layout.upload_state(many, identity), b"{}")
     for identity in [f"{number:032x}" for number in range(3 * count)]:

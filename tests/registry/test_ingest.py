@@ -4,13 +4,21 @@ import hashlib
 import itertools
 import threading
 import time
+from contextlib import ExitStack
 
 import gevent
 import pytest
 
 from docker_registry.errors import SizeInvalid
-from docker_registry.registry.buffer_pool import FIRST_BYTES, LARGEST_BYTES
-from docker_registry.registry.ingest import Content, Ingest
+from docker_registry.registry.ingest import (
+    BLOCKS,
+    FIRST_BLOCK_BYTES,
+    LARGEST_BLOCK_BYTES,
+    SMALLEST_BLOCK_BYTES,
+    BufferPool,
+    Content,
+    Ingest,
+)
 from docker_registry.registry.names import Digest
 
 
@@ -41,7 +49,9 @@ class Pieces:
 CONTENT = bytes(range(256)) * 10000
 
 
-@pytest.mark.parametrize("size", [0, 1, 65536, 65537, LARGEST_BYTES, LARGEST_BYTES + FIRST_BYTES + 1, len(CONTENT)])
+@pytest.mark.parametrize(
+    "size", [0, 1, 65536, 65537, LARGEST_BLOCK_BYTES, LARGEST_BLOCK_BYTES + FIRST_BLOCK_BYTES + 1, len(CONTENT)]
+)
 class TestABodyOfAnyLength:
     def test_passes_unchanged_in_its_order(self, size):
         assert CONTENT[:size] == b"".join(bytes(block) for block in Ingest(Content(CONTENT[:size])))
@@ -167,3 +177,38 @@ class TestAFailedIngest:
         kept = list(Ingest(Content(CONTENT)))
         with pytest.raises(ValueError, match="released"):
             bytes(kept[0])
+
+
+MIB = 1024 * 1024
+
+
+class TestABlock:
+    def test_is_large_while_there_are_few_transfers(self):
+        pool = BufferPool(32 * MIB)
+        with pool.transfer():
+            assert (FIRST_BLOCK_BYTES, LARGEST_BLOCK_BYTES) == (len(pool.first()), len(pool.next()))
+
+    def test_shrinks_with_the_number_of_transfers(self):
+        pool = BufferPool(32 * MIB)
+        with ExitStack() as transfers:
+            for _ in range(64):
+                transfers.enter_context(pool.transfer())
+            assert 32 * MIB == 64 * BLOCKS * len(pool.next())
+            for _ in range(5000):
+                transfers.enter_context(pool.transfer())
+            assert (SMALLEST_BLOCK_BYTES, SMALLEST_BLOCK_BYTES) == (len(pool.first()), len(pool.next()))
+        assert LARGEST_BLOCK_BYTES == pool.block_bytes
+
+    def test_is_reused_while_nothing_changes(self):
+        pool = BufferPool(32 * MIB)
+        block = pool.next()
+        content = block.obj
+        assert content is pool.again(block[:10]).obj
+
+    def test_is_replaced_when_the_number_of_transfers_changes(self):
+        pool = BufferPool(8 * MIB)
+        block = pool.next()
+        with pool.transfer(), pool.transfer(), pool.transfer(), pool.transfer():
+            block = pool.again(block)
+            assert 512 * 1024 == len(block)
+        assert MIB == len(pool.again(block))

@@ -5,7 +5,7 @@ The first bytes of each file stay in the page cache, because small files are usu
 bypasses the cache (open(2), O_DIRECT): all of it must be on the disk before the client receives a response, so a cached
 copy would only cost time and evict other files. A push of large blobs is 1.5 times faster for it. O_DIRECT requires
 that a block's address, start and length are multiples of a page, as with the blocks of
-:mod:`docker_registry.registry.buffer_pool`. Other blocks, and all blocks where the file system does not support
+:mod:`docker_registry.registry.ingest`. Other blocks, and all blocks where the file system does not support
 O_DIRECT, are written through the cache.
 """
 

@@ -18,12 +18,11 @@ from typing import Final
 
 from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import DigestInvalid, ManifestInvalid, NameInvalid, PathNotFound
-from docker_registry.registry import layout, legacy_layout, manifest_payload
+from docker_registry.registry import layout, manifest_payload
 from docker_registry.registry.maintenance import store_paths
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
 from docker_registry.registry.maintenance.copy_report import CopyReport, Progress, verified
 from docker_registry.registry.names import Digest, RepositoryName
-from docker_registry.registry.v1 import image_layout
 
 #: Maximum attempts to read a repository whose manifests are deleted concurrently.
 _MAX_ATTEMPTS: Final = 10
@@ -65,12 +64,12 @@ class Backup:
         with self._folder.writing():
             self._folder.set_complete(is_complete=False)
             flags = self._read(store_paths.FLAGS)
-            v1_tags = self._read_below(legacy_layout.REPOSITORIES)
+            v1_tags = self._read_below(layout.IMAGE_REPOSITORIES)
             names = set()
             for name in self._repositories(layout.REPOSITORIES):
                 names.add(str(name))
                 self._copy_repository(name)
-            for path in self._children(image_layout.IMAGES):
+            for path in self._children(layout.IMAGES):
                 self._copy_image(path)
             other_files = self._read_other_files()
             for file in self._driver.walk(layout.BLOBS):
@@ -78,7 +77,7 @@ class Backup:
                 if digest is not None:
                     self._copy_blob(digest)
             # Last, so that content pushed while a repository was private is not public in the backup.
-            private_markers = (file.path for file in self._driver.walk(legacy_layout.REPOSITORIES))
+            private_markers = (file.path for file in self._driver.walk(layout.IMAGE_REPOSITORIES))
             v1_tags |= self._read(path for path in private_markers if path.endswith("/_private"))
             self._remove_repositories(names)
             self._write(
@@ -237,7 +236,7 @@ class Backup:
     def _legacy_layer_path(self, digest: Digest) -> str:
         """Return the path of the legacy layer of API V1 that holds the bytes of a blob."""
         _, _, path = self._driver.get_content(layout.blob_alias(digest)).decode("utf-8", "replace").partition(" ")
-        if not path.startswith(f"{image_layout.IMAGES}/"):
+        if not path.startswith(f"{layout.IMAGES}/"):
             raise PathNotFound(path=path)
         return path
 
@@ -248,8 +247,8 @@ class Backup:
         excluded = {
             layout.BLOBS,
             layout.REPOSITORIES,
-            image_layout.IMAGES,
-            legacy_layout.REPOSITORIES,
+            layout.IMAGES,
+            layout.IMAGE_REPOSITORIES,
             *store_paths.FLAGS,
         }
         parents = {"docker", "docker/registry", layout.ROOT}
@@ -261,7 +260,7 @@ class Backup:
         return {path: content for path, content in snapshot.items() if path not in store_paths.FLAGS}
 
     def _is_other_file(self, path: str) -> bool:
-        return not _is_in(path, layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES)
+        return not _is_in(path, layout.BLOBS, layout.REPOSITORIES, layout.IMAGES)
 
     def _read_below(self, path: str) -> Snapshot:
         return self._read_files(self._driver.walk(path))

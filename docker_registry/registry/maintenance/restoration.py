@@ -11,7 +11,7 @@ from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ConfigError, DigestInvalid, PathNotFound
-from docker_registry.registry import layout, legacy_layout, store_removal
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.maintenance import store_paths
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
 from docker_registry.registry.maintenance.copy_report import CopyReport, Progress, verified
@@ -88,7 +88,7 @@ class Restoration:
             self._was_empty = state == b"empty"
             self._started = self._driver.stat(_RESTORING).modified
             return
-        folders = (layout.BLOBS, layout.REPOSITORIES, image_layout.IMAGES, legacy_layout.REPOSITORIES)
+        folders = (layout.BLOBS, layout.REPOSITORIES, layout.IMAGES, layout.IMAGE_REPOSITORIES)
         self._was_empty = not any(self._driver.exists(folder) for folder in folders)
         if not self._was_empty and not self._overwrite:
             raise ConfigError("The store is not empty: pass --overwrite to replace files that the backup contains.")
@@ -100,7 +100,7 @@ class Restoration:
         tags = (path.partition("/tags/")[0] for path in paths if store_paths.is_tag(path))
         for flag in {*store_paths.FLAGS, *(f"{folder}/tags-are-noted" for folder in tags)} - paths:
             store_removal.remove(self._driver, flag)
-        for mark in (legacy_layout.PRIVATE_IS_COMPLETE, image_layout.MEMBERSHIPS_ARE_COMPLETE):
+        for mark in (layout.PRIVATE_IS_COMPLETE, image_layout.MEMBERSHIPS_ARE_COMPLETE):
             store_removal.remove(self._driver, mark)  # the next start rebuilds that index
         store_removal.remove(self._driver, _IDENTITY)  # invalidates all caches of the store
         store_removal.remove(self._driver, _RESTORING)
@@ -129,7 +129,7 @@ class Restoration:
         self._report.count(self._folder.size(path))
 
     def _restore_file(self, path: str) -> None:
-        if path.startswith(f"{image_layout.IMAGES}/") and path.endswith("/layer"):
+        if path.startswith(f"{layout.IMAGES}/") and path.endswith("/layer"):
             self._restore_layer(path)
             return
         content = self._folder.read(path)

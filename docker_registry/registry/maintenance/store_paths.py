@@ -6,9 +6,8 @@ import re
 from typing import Final
 
 from docker_registry.errors import DigestInvalid
-from docker_registry.registry import layout, legacy_layout
+from docker_registry.registry import layout
 from docker_registry.registry.names import Digest
-from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.layer_links import LayerLink
 
 #: Files that are specific to one store or temporary: the identity for caches, leases, probes, unfinished uploads,
@@ -19,7 +18,7 @@ _EXCLUDED: Final = re.compile(
     rf"{layout.ROOT}/(_identity|_v1/(private-is|memberships-are)-complete|_leases/.*|_probes/.*|_uploads/.*|_transfers/.*)"
     rf"|{layout.ROOT}/(_restoring|_removed/.*)"
     rf"|{layout.REPOSITORIES}/.*/_uploads/.*"
-    rf"|{image_layout.IMAGES}/[^/]+/_received/.*"
+    rf"|{layout.IMAGES}/[^/]+/_received/.*"
 )
 
 #: Links whose content follows from their path.
@@ -80,11 +79,11 @@ def rank(path: str) -> int:
     """
     if path.startswith(f"{layout.BLOBS}/"):
         return 0
-    if path.startswith(f"{image_layout.IMAGES}/"):
+    if path.startswith(f"{layout.IMAGES}/"):
         return 1 if path.endswith("/layer") else 3 if path.endswith("/json") else 2
     if is_flag(path):
         return 9
-    if path.startswith(f"{legacy_layout.REPOSITORIES}/"):
+    if path.startswith(f"{layout.IMAGE_REPOSITORIES}/"):
         return 6 if path.endswith("/_private") else 8
     if is_tag(path):
         return 8

@@ -21,7 +21,7 @@ from typing import Final
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound
 from docker_registry.registry import layout
-from docker_registry.registry.buffer_pool import POOL
+from docker_registry.registry.ingest import POOL
 from docker_registry.registry.stored_file import FilePart, Segment
 
 #: The first piece is short, so that clients of other processes get their first byte soon; each next one is longer.

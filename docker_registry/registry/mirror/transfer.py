@@ -5,7 +5,7 @@ A greenlet receives the bytes, independently of clients: one that leaves stops n
 memory and writes the rest to the store in pieces, from which clients read. A second greenlet passes all bytes to the
 part that verifies and publishes them as for a push.
 
-Memory: at most two blocks of :data:`~docker_registry.registry.buffer_pool.POOL` for each transfer, which shares its
+Memory: at most two blocks of :data:`~docker_registry.registry.ingest.POOL` for each transfer, which shares its
 budget among all transfers of the worker.
 """
 
@@ -27,8 +27,7 @@ from docker_registry.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from docker_registry.registry.buffer_pool import POOL
-from docker_registry.registry.ingest import BlockBody
+from docker_registry.registry.ingest import POOL, BlockBody
 from docker_registry.registry.mirror.arriving_content import ArrivingContent, changed
 from docker_registry.registry.mirror.pieces import Pieces
 from docker_registry.registry.mirror.responses import cause_of

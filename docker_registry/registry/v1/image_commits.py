@@ -14,7 +14,7 @@ from functools import partial
 
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
 from docker_registry.errors import ImageUnknown, PreconditionFailed
-from docker_registry.registry import layout, legacy_layout, store_removal
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.stored_file import StoredFile, is_intact
 from docker_registry.registry.v1 import image_layout
@@ -36,10 +36,14 @@ class ImageCommits:
         Raises:
             ImageUnknown: the image has no JSON.
         """
-        stored = self._driver.find(image_layout.image_json(image_id))
+        stored = self.find_json(image_id)
         if stored is None:
             raise ImageUnknown(id=str(image_id))
         return stored
+
+    def find_json(self, image_id: ImageId) -> bytes | None:
+        """Return an image's committed JSON; None if it has none."""
+        return self._driver.find(image_layout.image_json(image_id))
 
     def stored(self, image_id: ImageId) -> Versioned:
         """Return the content and version of ``_blob``; the version is :data:`ABSENT` when there is none."""
@@ -74,7 +78,7 @@ class ImageCommits:
     def protect(self, image_id: ImageId, layer: Digest) -> None:
         """Record that the layer of a private image is private, before its bytes become a blob."""
         if self._driver.exists(image_layout.private_image(image_id)):
-            self._driver.put_content(legacy_layout.private_layer(layer), b"")
+            self._driver.put_content(layout.private_layer(layer), b"")
 
     def decide(self, image_id: ImageId, link: LayerLink, stored: Versioned) -> bool:
         """
@@ -124,11 +128,9 @@ class ImageCommits:
 
     def _settle_json(self, image_id: ImageId, digest: Digest) -> bool:
         """Publish the pending JSON with *digest*, after its ancestry; return False when it is lost."""
-        try:
-            if Digest.of(self.get_json(image_id)) == digest:
-                return True
-        except ImageUnknown:
-            pass
+        committed = self.find_json(image_id)
+        if committed is not None and Digest.of(committed) == digest:
+            return True
         pending = self._unfinished.find(image_id, digest)
         if pending is None:
             return False

@@ -41,7 +41,7 @@ The storage paths of API V1, in the layout of docker-registry 0.7.1.
 Entries marked ``*`` are extensions of this registry. 0.7.1 ignores them, so it could continue with the tree. Its own
 caches ``_files`` and ``_diff`` are never read: they were wrong below the root folder.
 
-The paths of repositories, and of what marks them as private, are in :mod:`docker_registry.registry.legacy_layout`.
+The paths of repositories, and of what marks them as private, are in :mod:`docker_registry.registry.layout`.
 """
 
 from __future__ import annotations
@@ -49,11 +49,8 @@ from __future__ import annotations
 from typing import Final
 
 from docker_registry.errors import DigestInvalid
-from docker_registry.registry import legacy_layout
-from docker_registry.registry.layout import HIDDEN, ROOT, flat_name
+from docker_registry.registry.layout import HIDDEN, IMAGES, ROOT, flat_name, image_layer_link
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, is_tag
-
-IMAGES: Final = legacy_layout.IMAGES
 
 TOKEN_KEY: Final = f"{ROOT}/_v1/token-key"
 
@@ -104,7 +101,7 @@ def in_progress(image_id: ImageId) -> str:
 
 def blob_link(image_id: ImageId) -> str:
     """The file with the image's `LayerLink`."""
-    return legacy_layout.layer_link(image(image_id))
+    return image_layer_link(image(image_id))
 
 
 def pending(image_id: ImageId) -> str:

@@ -22,7 +22,7 @@ from typing import Final
 from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnknown
-from docker_registry.registry import json_scanner, legacy_layout, store_removal
+from docker_registry.registry import json_scanner, layout, store_removal
 from docker_registry.registry.access import Access, Action
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.bounded_cache import BoundedCache
@@ -100,7 +100,7 @@ class ImageMemberships:
 
     def _allowed(self, folder: str, principal: Principal, action: Action) -> Iterator[ImageRepositoryName]:
         """Yield the repositories in a folder of entries in which a principal may do something."""
-        names = self._listings.names(folder, legacy_layout.read_private_entry)
+        names = self._listings.names(folder, layout.read_private_entry)
         prefixes = self._access.policy.pull_prefixes(principal)
         if prefixes is not None:  # rules call library/foo foo
             names = with_prefixes(names, {*prefixes, _LIBRARY})

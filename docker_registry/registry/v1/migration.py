@@ -87,7 +87,7 @@ class Migration:
 
     def _ids(self) -> Sequence[ImageId]:
         try:
-            paths = sorted(self._driver.list_directory(image_layout.IMAGES))
+            paths = sorted(self._driver.list_directory(layout.IMAGES))
         except PathNotFound:
             return ()
         found = []

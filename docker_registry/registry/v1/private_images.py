@@ -15,7 +15,7 @@ from dataclasses import replace
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnknown
-from docker_registry.registry import events, legacy_layout, store_removal
+from docker_registry.registry import events, layout, store_removal
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, ANONYMOUS_PUSH, Actor, Principal
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
@@ -103,13 +103,13 @@ class PrivateImages:
             return
         self._private.names()  # adopts repositories that old servers made private
         if private:
-            self._driver.put_content(legacy_layout.private(self._repositories.home(name)), b"")
-            self._driver.put_content(legacy_layout.private_entry(name), b"")
+            self._driver.put_content(layout.private_mark(self._repositories.home(name)), b"")
+            self._driver.put_content(layout.private_entry(name), b"")
             self._mark([name])
         else:
-            for folder in legacy_layout.repository_folders(name):
-                store_removal.remove(self._driver, legacy_layout.private(folder))
-            store_removal.remove(self._driver, legacy_layout.private_entry(name))
+            for folder in layout.image_repository_folders(name):
+                store_removal.remove(self._driver, layout.private_mark(folder))
+            store_removal.remove(self._driver, layout.private_entry(name))
             self._unmark(self._ids(name))
         self._private.forget()
         for each in (name, *oci_names(str(name))):
@@ -144,14 +144,14 @@ class PrivateImages:
             self._put_missing(image_layout.private_image(image_id))
             layer = self._images.find_digest(image_id)
             if layer is not None:
-                self._put_missing(legacy_layout.private_layer(layer))
+                self._put_missing(layout.private_layer(layer))
 
     def _unmark(self, ids: Iterable[str]) -> None:
         for image_id in self._pace(self._parsed(ids)):
             if store_removal.remove(self._driver, image_layout.private_image(image_id)):
                 layer = self._images.find_digest(image_id)
                 if layer is not None:
-                    store_removal.remove(self._driver, legacy_layout.private_layer(layer))
+                    store_removal.remove(self._driver, layout.private_layer(layer))
 
     def _ids(self, name: ImageRepositoryName) -> set[str]:
         """Return the ids of all images of a repository."""

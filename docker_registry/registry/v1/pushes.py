@@ -301,11 +301,11 @@ class ImagePushes:
             ImageUnknown: there are none.
         """
         payloads = dict.fromkeys(pending.payload for pending in self._unfinished.pending(image_id))
-        try:
-            payloads[self._commits.get_json(image_id)] = None  # a push that an old server started
-        except ImageUnknown:
-            if not payloads:
-                raise
+        committed = self._commits.find_json(image_id)
+        if committed is not None:
+            payloads[committed] = None  # a push that an old server started
+        elif not payloads:
+            raise ImageUnknown(id=str(image_id))
         return list(payloads)
 
     def _ancestry(self, image_id: ImageId, parent: object, principal: Principal) -> tuple[str, ...]:

@@ -1,7 +1,7 @@
 """
 Repositories of API V1: their existence, and the lists of images that were pushed to them.
 
-A name with further slashes may have two folders (:mod:`docker_registry.registry.legacy_layout`, "Quoting"), which
+A name with further slashes may have two folders (:mod:`docker_registry.registry.layout`, "Quoting"), which
 form one repository. Reads check both; writes go to an existing folder, or else to the one that 0.7.1 would use.
 """
 
@@ -24,7 +24,7 @@ from docker_registry.errors import (
     StorageUnavailable,
     TooLarge,
 )
-from docker_registry.registry import events, json_scanner, legacy_layout, store_removal
+from docker_registry.registry import events, json_scanner, layout, store_removal
 from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
 from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import NotAList
@@ -89,11 +89,11 @@ class ImageRepositories:
 
     def folders(self, name: ImageRepositoryName) -> tuple[str, ...]:
         """Return the existing folders of a repository; empty when it does not exist."""
-        return tuple(folder for folder in legacy_layout.repository_folders(name) if self._driver.exists(folder))
+        return tuple(folder for folder in layout.image_repository_folders(name) if self._driver.exists(folder))
 
     def home(self, name: ImageRepositoryName) -> str:
         """Return the folder for new content of a repository."""
-        possible = legacy_layout.repository_folders(name)
+        possible = layout.image_repository_folders(name)
         if len(possible) == 1:
             return possible[0]
         return next((folder for folder in possible if self._driver.exists(folder)), possible[0])
@@ -195,25 +195,25 @@ class ImageRepositories:
         """
         if self._memberships is not None:
             self._memberships.forget(name)
-        removed = [store_removal.remove(self._driver, folder) for folder in legacy_layout.repository_folders(name)]
+        removed = [store_removal.remove(self._driver, folder) for folder in layout.image_repository_folders(name)]
         if not any(removed):
             raise ImageRepositoryUnknown(name=str(name))
         repository = name.repository()
         possible = (repository, name.fallback())
         if any(each is not None and self._catalog.has_content(each) for each in possible):
-            if self._driver.exists(legacy_layout.private_entry(name)):
-                self._driver.put_content(legacy_layout.private(self.home(name)), b"")
+            if self._driver.exists(layout.private_entry(name)):
+                self._driver.put_content(layout.private_mark(self.home(name)), b"")
         else:
-            store_removal.remove(self._driver, legacy_layout.private_entry(name))
+            store_removal.remove(self._driver, layout.private_entry(name))
         if repository is not None:
             self._catalog.leave(repository)
         events.announce(events.repository_deleted, self._driver, actor, name=name)
 
     def names(self) -> Iterator[ImageRepositoryName]:
         """Yield all repositories; needs one folder listing for each namespace."""
-        for namespace in self._list(legacy_layout.REPOSITORIES):
+        for namespace in self._list(layout.IMAGE_REPOSITORIES):
             paths = self._json_budget.pace(self._list(namespace))
-            found = {legacy_layout.read_repository_folder(path): None for path in paths}
+            found = {layout.read_image_repository_folder(path): None for path in paths}
             yield from (name for name in found if name is not None)
 
     # ------------------------------------------------------------------------------------------------- steps

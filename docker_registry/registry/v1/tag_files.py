@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ImageUnknown
-from docker_registry.registry import legacy_layout, store_removal, tag_links
+from docker_registry.registry import layout, store_removal, tag_links
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
@@ -14,7 +14,7 @@ from docker_registry.registry.v1 import image_layout
 
 class ImageTagFiles:
     """
-    Stores a file for each tag, in one of a repository's two possible folders (:mod:`.legacy_layout`, "Quoting").
+    Stores a file for each tag, in one of a repository's two possible folders (:mod:`~docker_registry.registry.layout`).
 
     Attributes:
         pace: wraps an iterable of tags so that a long loop over it yields to other requests.
@@ -27,7 +27,7 @@ class ImageTagFiles:
 
     def find(self, name: ImageRepositoryName, tag: Tag) -> ImageId | None:
         """Return the image that a tag points at; None when it has no readable file."""
-        for folder in legacy_layout.repository_folders(name):
+        for folder in layout.image_repository_folders(name):
             content = self._driver.find(image_layout.tag(folder, tag))
             image_id = None if content is None else _parse(content)
             if image_id is not None:
@@ -36,7 +36,7 @@ class ImageTagFiles:
 
     def names(self, name: ImageRepositoryName) -> Sequence[str]:
         """Return the names of all tags, in ASCII order."""
-        lists = [self._listings.names(folder, _read) for folder in legacy_layout.repository_folders(name)]
+        lists = [self._listings.names(folder, _read) for folder in layout.image_repository_folders(name)]
         found = [tags for tags in lists if tags]
         return found[0] if len(found) == 1 else sorted(set().union(*found))
 
@@ -71,7 +71,7 @@ class ImageTagFiles:
         Returns:
             Whether a file was removed, and the image that the tag pointed at; None if the file was damaged.
         """
-        paths = [image_layout.tag(folder, tag) for folder in legacy_layout.repository_folders(name)]
+        paths = [image_layout.tag(folder, tag) for folder in layout.image_repository_folders(name)]
         taken = [tag_links.take(self._driver, path, lambda _: True, holds) for path in paths]
         contents = [content for content in taken if content is not None]
         return bool(contents), next(filter(None, map(_parse, contents)), None)

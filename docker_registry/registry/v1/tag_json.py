@@ -8,7 +8,7 @@ from typing import Any, Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound
-from docker_registry.registry import legacy_layout, store_removal
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.names import ImageRepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
 
@@ -43,17 +43,17 @@ class TagJson:
 
     def remove(self, name: ImageRepositoryName, tag: Tag, holds: Callable[[], bool]) -> None:
         """Remove the JSON of a tag while a condition holds; see :func:`.store_removal.take_while`."""
-        for folder in legacy_layout.repository_folders(name):
+        for folder in layout.image_repository_folders(name):
             for path in _paths(folder, tag):
                 store_removal.take_while(self._driver, path, holds)
 
     def get(self, name: ImageRepositoryName, tag: Tag) -> dict[str, Any]:
         """Return the JSON of a tag."""
-        return self._read(image_layout.tag_json(folder, tag) for folder in legacy_layout.repository_folders(name))
+        return self._read(image_layout.tag_json(folder, tag) for folder in layout.image_repository_folders(name))
 
     def get_latest(self, name: ImageRepositoryName) -> dict[str, Any]:
         """Return the JSON of a repository: that of its tag ``latest``, whether or not the tag exists."""
-        return self._read(image_layout.repository_json(folder) for folder in legacy_layout.repository_folders(name))
+        return self._read(image_layout.repository_json(folder) for folder in layout.image_repository_folders(name))
 
     def _read(self, paths: Iterator[str | None]) -> dict[str, Any]:
         for path in paths:

@@ -18,7 +18,7 @@ from typing import Final
 
 from docker_registry.drivers.base import ABSENT, StorageDriver
 from docker_registry.errors import ImageUnfinished, ImageUnknown, PathNotFound, PreconditionFailed
-from docker_registry.registry import legacy_layout, store_removal
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.actor import Actor
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.mirror import purging
@@ -193,8 +193,8 @@ class StoredImages:
     def _named_by_pushes(self, mirrored: Collection[str]) -> Iterator[str]:
         """Yield the images that tags, lists, images that are not *mirrored*, and pushes in progress name."""
         fetched = {str(image_id) for image_id in self._layers}  # a process may have died before it ended the fetch
-        for file in self._driver.walk(legacy_layout.IMAGES):
-            text, _, name = file.path.removeprefix(f"{legacy_layout.IMAGES}/").partition("/")
+        for file in self._driver.walk(layout.IMAGES):
+            text, _, name = file.path.removeprefix(f"{layout.IMAGES}/").partition("/")
             if name == "ancestry" and text not in mirrored:
                 yield self._parent(file.path, file.modified)
             elif name.startswith("_pending/") and text not in fetched:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from docker_registry.registry import legacy_layout
+from docker_registry.registry import layout
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
 from tests.support.v1_trees import FIXTURES, NAMES
@@ -41,23 +41,23 @@ class TestARepository:
         ],
     )
     def test_is_stored_in_the_folder_of_0_7_1_or_of_0_8(self, text, folders):
-        assert folders == legacy_layout.repository_folders(ImageRepositoryName.parse(text))
+        assert folders == layout.image_repository_folders(ImageRepositoryName.parse(text))
 
     @pytest.mark.parametrize("text", ["foo", "acme/web", "a/b/c", "Team/UPPER", "a/b/c/d"])
     def test_is_read_from_each_of_its_folders(self, text):
         name = ImageRepositoryName.parse(text)
-        for folder in legacy_layout.repository_folders(name):
-            assert name == legacy_layout.read_repository_folder(folder)
+        for folder in layout.image_repository_folders(name):
+            assert name == layout.read_image_repository_folder(folder)
 
     @pytest.mark.parametrize(
         "folder", ["repositories/a", "repositories/a/b%", "repositories/a/%2E%2E", "repositories/"]
     )
     def test_is_not_read_from_another_folder(self, folder):
-        assert None is legacy_layout.read_repository_folder(folder)
+        assert None is layout.read_image_repository_folder(folder)
 
     def test_is_found_in_the_trees_of_old_servers(self):
         found = {
-            str(legacy_layout.read_repository_folder(str(path.relative_to(FIXTURES / tree))))
+            str(layout.read_image_repository_folder(str(path.relative_to(FIXTURES / tree))))
             for tree in NAMES
             for path in (FIXTURES / tree / "repositories").glob("*/*")
         }
@@ -81,5 +81,5 @@ class TestATag:
 
 class TestTheEntryOfAPrivateRepository:
     def test_contains_the_repository_name(self):
-        path = legacy_layout.private_entry(ImageRepositoryName.parse("a/b/c"))
-        assert "a/b/c" == legacy_layout.read_private_entry(path.rpartition("/")[2])
+        path = layout.private_entry(ImageRepositoryName.parse("a/b/c"))
+        assert "a/b/c" == layout.read_private_entry(path.rpartition("/")[2])

@@ -9,7 +9,7 @@ import pytest
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BlobUnknown
-from docker_registry.registry import events, legacy_layout
+from docker_registry.registry import events, layout
 from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
@@ -212,7 +212,7 @@ class TestAdoption:
 
     def test_ignores_files_outside_repositories(self, driver):
         store_tree(driver)
-        driver.put_content(f"{legacy_layout.PRIVATE_REPOSITORIES}/No Name", b"")
+        driver.put_content(f"{layout.PRIVATE_REPOSITORIES}/No Name", b"")
         registry = Registry(driver)
         assert 1 == registry.private_repositories.adopt()
         assert ["acme/secret"] == registry.private_repositories.canonical_names()
