@@ -15,8 +15,8 @@ from typing import Final, Protocol
 from docker_registry.errors import BlobUnknown, ContentImmutable, TagImmutable
 from docker_registry.registry import manifest_payload
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.names import LIBRARY, Digest, RepositoryName, Tag
+from docker_registry.resources.memory_budget import JsonBudget
 
 #: Memory for the cached references of manifests, and the size of one of them.
 _MAX_BYTES: Final = 8 * 1024 * 1024

@@ -18,9 +18,9 @@ from typing import Any, Final
 
 from docker_registry.errors import DigestInvalid, ManifestInvalid
 from docker_registry.registry import json_scanner, manifest_keys
-from docker_registry.registry.json_budget import LARGE_BYTES
 from docker_registry.registry.json_scanner import Kind, Part, TooComplex
 from docker_registry.registry.names import Descriptor, Digest
+from docker_registry.resources.memory_budget import LARGE_JSON_BYTES
 
 DOCKER_MANIFEST: Final = "application/vnd.docker.distribution.manifest.v2+json"
 DOCKER_LIST: Final = "application/vnd.docker.distribution.manifest.list.v2+json"
@@ -114,7 +114,7 @@ def read(payload: bytes, content_type: str | None, pace: Pace = iter, *, is_stor
             descriptor, has more values than :data:`json_scanner.MAX_VALUES`, or has keys that clients read differently
             (:mod:`docker_registry.registry.manifest_keys`).
     """
-    is_checked = len(payload) > LARGE_BYTES and not is_stored
+    is_checked = len(payload) > LARGE_JSON_BYTES and not is_stored
     if is_checked and json_scanner.count_values(payload) > json_scanner.MAX_VALUES:
         raise ManifestInvalid("The manifest has too many JSON values.", max_values=json_scanner.MAX_VALUES)
     document = _load(payload, pace, is_stored=is_stored)
@@ -134,7 +134,7 @@ def read(payload: bytes, content_type: str | None, pace: Pace = iter, *, is_stor
     inferred_type = document["mediaType"] if has_media_type else infer_media_type(document)
     return Payload(
         media_type=media_type,
-        is_inferable=len(payload) <= LARGE_BYTES and media_type == inferred_type,
+        is_inferable=len(payload) <= LARGE_JSON_BYTES and media_type == inferred_type,
         blobs=(*config, *layers),
         manifests=tuple(_descriptors(document, "manifests")),
         subject=_descriptor(document["subject"], "subject") if document.get("subject") is not None else None,
@@ -231,7 +231,7 @@ def safe_content_type(media_type: str) -> str:
 
 
 def _load(payload: bytes, pace: Pace, *, with_descriptors: bool = True, is_stored: bool = True) -> dict[str, Any]:
-    is_large = len(payload) > LARGE_BYTES
+    is_large = len(payload) > LARGE_JSON_BYTES
     try:
         text = payload.decode("utf-8")
         if is_large:

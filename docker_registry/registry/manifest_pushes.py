@@ -18,7 +18,6 @@ from docker_registry.errors import DigestInvalid, ManifestBlobUnknown, Precondit
 from docker_registry.registry import events, layout, manifest_payload
 from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor, Principal
 from docker_registry.registry.blobs import Blobs
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.manifest_payload import Payload
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.names import Descriptor, Digest, Reference, RepositoryName, Tag
@@ -26,6 +25,7 @@ from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.tag_changes import Condition, TagChange, TagGuard
 from docker_registry.registry.tags import Tags
+from docker_registry.resources.memory_budget import JsonBudget
 
 #: Maximum number of missing digests listed in an error.
 _MAX_NAMED: Final = 100

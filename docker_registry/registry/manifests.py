@@ -15,12 +15,12 @@ from docker_registry.registry import layout, manifest_payload
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
 from docker_registry.registry.manifest_payload import Payload
 from docker_registry.registry.names import Descriptor, Digest, Reference, RepositoryName, Tag
 from docker_registry.registry.sources import ManifestSource, Origin
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.tags import Tags
+from docker_registry.resources.memory_budget import LARGE_JSON_BYTES, JsonBudget
 
 #: Memory for cached media types of large manifests whose media type another server did not record.
 _TYPES_BYTES: Final = 1024 * 1024
@@ -43,7 +43,7 @@ class Manifest:
     @property
     def is_large(self) -> bool:
         """Whether to stream the manifest from the store, so that a slow client does not keep it in memory."""
-        return len(self.payload) > LARGE_BYTES
+        return len(self.payload) > LARGE_JSON_BYTES
 
 
 class Manifests:
@@ -184,7 +184,7 @@ class ManifestTypes:
 
     def of(self, name: RepositoryName, digest: Digest, payload: bytes) -> str:
         """Return the media type of a stored manifest."""
-        if len(payload) > LARGE_BYTES:
+        if len(payload) > LARGE_JSON_BYTES:
             return self._of_large(name, digest, payload)
         inferred, is_stated = manifest_payload.stored_media_type(payload)
         if inferred and is_stated:

@@ -11,7 +11,6 @@ from docker_registry.registry import layout
 from docker_registry.registry.access import Access
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.immutability import ImmutableContent, ImmutableTags
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.manifest_pushes import ManifestPushes
@@ -25,6 +24,7 @@ from docker_registry.registry.repositories import Catalog, Repositories
 from docker_registry.registry.sources import Sources
 from docker_registry.registry.tags import Tags
 from docker_registry.registry.uploads import Uploads
+from docker_registry.resources.memory_budget import JsonBudget
 from docker_registry.resources.time_slices import TimeSlices
 
 

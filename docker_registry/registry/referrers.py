@@ -34,7 +34,6 @@ from docker_registry.errors import (
 from docker_registry.registry import json_scanner, layout, manifest_payload, store_removal
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.json_budget import LARGE_BYTES, JsonBudget
 from docker_registry.registry.json_scanner import Kind
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.manifest_payload import Payload
@@ -43,6 +42,7 @@ from docker_registry.registry.names import ALGORITHMS, Descriptor, Digest, Repos
 from docker_registry.registry.referrer_pages import MAX_PAGE_BYTES, Page, PageBuilder
 from docker_registry.registry.sources import ReferrerSource
 from docker_registry.registry.tags import Tags
+from docker_registry.resources.memory_budget import LARGE_JSON_BYTES, JsonBudget
 
 #: Maximum descriptors examined for a page, whether or not they match the requested artifact type.
 _MAX_EXAMINED: Final = 5000
@@ -275,7 +275,7 @@ class Referrers:
         """
         stored = store_removal.unmarked(stored)
         with self._json_budget.reserve(stored):
-            entry = json.loads(stored) if len(stored) <= LARGE_BYTES else self._load_large(stored)
+            entry = json.loads(stored) if len(stored) <= LARGE_JSON_BYTES else self._load_large(stored)
             inferred = entry.pop(_INFERRED, None)
             if inferred is not None:
                 entry = {"mediaType": self._types.get(name, digest, str(inferred)), **entry}

@@ -18,11 +18,11 @@ from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS_DELETE, Actor
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.immutability import ImmutableContent
-from docker_registry.registry.json_budget import LARGE_BYTES
 from docker_registry.registry.manifests import Manifests
 from docker_registry.registry.names import Digest, Reference, RepositoryName, Tag
 from docker_registry.registry.referrers import Referrers
 from docker_registry.registry.tags import Tags
+from docker_registry.resources.memory_budget import LARGE_JSON_BYTES
 
 logger = logging.getLogger(__name__)
 
@@ -134,5 +134,5 @@ class Removal:
         except BlobUnknown:
             return
         self._referrers.delete(name, digest, payload)
-        if len(payload) > LARGE_BYTES or not manifest_payload.stored_media_type(payload)[1]:
+        if len(payload) > LARGE_JSON_BYTES or not manifest_payload.stored_media_type(payload)[1]:
             self._manifests.types.forget(name, digest)

@@ -17,12 +17,13 @@ from __future__ import annotations
 import time
 from bisect import insort
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Final
 
 from gevent.event import Event
 
 from docker_registry.errors import Overloaded
+from docker_registry.resources.time_slices import TimeSlices
 
 #: Reservations up to this fraction of a budget are small.
 _SMALL_FRACTION: Final = 1 / 64
@@ -38,6 +39,15 @@ _REVOCABLE_AFTER_SECONDS: Final = 1.0
 
 #: How often a waiting request checks for reservations that have become revocable.
 _REVOKE_INTERVAL_SECONDS: Final = 0.1
+
+#: A longer JSON document is large. A shorter one is parsed in one call, which takes less than 5 ms for any content.
+LARGE_JSON_BYTES: Final = 64 * 1024
+
+#: Memory for all large JSON documents in use at the same time.
+_JSON_BUDGET_BYTES: Final = 64 * 1024 * 1024
+
+#: Memory per byte of a JSON document, for its text and an object for each descriptor.
+_JSON_FACTOR: Final = 6
 
 
 class Reservation:
@@ -258,3 +268,34 @@ class _Waiting:
         self.missing_bytes = total_bytes - reservation.size_bytes
         self.is_served = False
         self.over = Event()
+
+
+class JsonBudget:
+    """
+    Limits the memory and the time slices that a registry uses for large JSON documents.
+
+    Attributes:
+        memory: the memory budget.
+        pace: yields items, and yields to the event loop between them; see :meth:`TimeSlices.pace`.
+        sort: returns texts sorted, without blocking the event loop; see :meth:`TimeSlices.sort`.
+    """
+
+    def __init__(self, slices: TimeSlices, limit_bytes: int = _JSON_BUDGET_BYTES) -> None:
+        """
+        Args:
+            limit_bytes: memory for all large documents together.
+        """
+        self.pace = slices.pace
+        self.sort = slices.sort
+        self.memory = MemoryBudget(limit_bytes)
+
+    def reserve(self, payload: bytes) -> AbstractContextManager[object]:
+        """
+        Return a context manager that reserves the memory to parse a document; a no-op unless the document is large.
+
+        Raises:
+            Overloaded: other documents use the memory and do not release it in time.
+        """
+        if len(payload) <= LARGE_JSON_BYTES:
+            return nullcontext()
+        return self.memory.reserve(len(payload) * _JSON_FACTOR)

@@ -41,7 +41,6 @@ from docker_registry.registry import layout
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.image_sources import ImageSource, ImageSources, PartMissing
 from docker_registry.registry.bridge.unpacked_layers import UnpackedCopies
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
 from docker_registry.registry.names import Digest, ImageId, RepositoryName
 from docker_registry.registry.stored_file import StoredFile
@@ -49,6 +48,7 @@ from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.layer_reader import LayerReader
 from docker_registry.registry.v1.sources import DerivedImage, Permitted
+from docker_registry.resources.memory_budget import JsonBudget
 
 logger = logging.getLogger(__name__)
 

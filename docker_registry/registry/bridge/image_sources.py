@@ -12,8 +12,8 @@ from docker_registry.errors import DigestInvalid, ImageUnknown
 from docker_registry.registry import json_scanner, layout, manifest_payload
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.conversion import Chain, to_chain
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.names import Digest
+from docker_registry.resources.memory_budget import JsonBudget
 
 _CONFIGS: Final = frozenset(
     {"application/vnd.docker.container.image.v1+json", "application/vnd.oci.image.config.v1+json"}

@@ -13,9 +13,9 @@ from typing import Any, Final
 from docker_registry.errors import DigestInvalid, UpstreamError
 from docker_registry.registry import json_scanner
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import Kind, Part
 from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.resources.memory_budget import JsonBudget
 
 #: Memory for sizes, and the estimate for each.
 _REMEMBERED_BYTES: Final = 4 * 1024 * 1024

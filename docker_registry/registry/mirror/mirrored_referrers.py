@@ -19,13 +19,13 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import DigestInvalid, TagInvalid, UpstreamDenied, UpstreamError
 from docker_registry.registry import json_scanner, layout
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import Kind
 from docker_registry.registry.manifest_payload import OCI_INDEX
 from docker_registry.registry.mirror.remotes import Remote, Remotes
 from docker_registry.registry.mirror.responses import MAX_MANIFEST_BYTES
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.referrers import fallback_tag
+from docker_registry.resources.memory_budget import JsonBudget
 
 #: Pages of one list that are read from an upstream.
 MAX_PAGES: Final = 100

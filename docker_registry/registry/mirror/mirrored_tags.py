@@ -14,7 +14,6 @@ from docker_registry.errors import UpstreamDenied, UpstreamError, UpstreamLimite
 from docker_registry.registry import json_scanner
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import Kind
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.listing_cache import Page, cut
@@ -25,6 +24,7 @@ from docker_registry.registry.mirror.stale import STALE_SECONDS
 from docker_registry.registry.mirror.tag_records import TagRecord, TagRecords
 from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
 from docker_registry.registry.sources import Found, Origin
+from docker_registry.resources.memory_budget import JsonBudget
 
 #: Memory for failed questions.
 _FAILURES_BYTES: Final = 1024 * 1024

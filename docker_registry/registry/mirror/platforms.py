@@ -19,9 +19,9 @@ from typing import Any, Final
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import ConfigError, DigestInvalid, ManifestUnknown
 from docker_registry.registry import json_scanner, layout
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import Kind
 from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.resources.memory_budget import JsonBudget
 
 _PLATFORM: Final = re.compile(r"[a-z0-9]{1,32}/[a-z0-9_]{1,32}(?:/[a-z0-9.]{1,32})?")
 

@@ -26,12 +26,12 @@ from docker_registry.errors import (
 )
 from docker_registry.registry import events, json_scanner, layout, store_removal
 from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import NotAList
 from docker_registry.registry.names import ImageId, ImageRepositoryName
 from docker_registry.registry.repositories import Catalog
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.image_memberships import ImageMemberships
+from docker_registry.resources.memory_budget import JsonBudget
 from docker_registry.resources.time_slices import TimeSlices
 
 #: Maximum attempts to update a list that is being changed concurrently.

@@ -8,11 +8,11 @@ from typing import Any, Final
 
 from docker_registry.errors import ImageUnknown, NameInvalid
 from docker_registry.registry import json_scanner
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.json_scanner import Kind
 from docker_registry.registry.names import ImageId, ImageRepositoryName, is_tag
 from docker_registry.registry.search.index import Result
 from docker_registry.registry.v1.pushes import MAX_ANCESTORS
+from docker_registry.resources.memory_budget import JsonBudget
 
 #: Longest description of a repository in the results of a search.
 _MAX_DESCRIPTION: Final = 1000

@@ -10,7 +10,6 @@ from typing import Final
 from docker_registry.concurrency import KeyedLocks
 from docker_registry.errors import ImageInvalid, ImageUnknown, UpstreamDenied, UpstreamError, UpstreamUnavailable
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.mirror import stale
 from docker_registry.registry.mirror.remotes import ABSENT_SECONDS
 from docker_registry.registry.mirror.stale import STALE_SECONDS
@@ -29,6 +28,7 @@ from docker_registry.registry.v1_mirror import answers
 from docker_registry.registry.v1_mirror.mirrored_layer import MirroredLayer
 from docker_registry.registry.v1_mirror.records import ListKind, ListRecord, Records
 from docker_registry.registry.v1_mirror.source_client import SourceClient, invalid, is_checksum
+from docker_registry.resources.memory_budget import JsonBudget
 
 logger = logging.getLogger(__name__)
 

@@ -10,9 +10,9 @@ from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ImageUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.bridge.image_sources import ImageSources
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.manifest_payload import OCI_INDEX, OCI_MANIFEST
 from docker_registry.registry.names import Digest
+from docker_registry.resources.memory_budget import JsonBudget
 from docker_registry.resources.time_slices import TimeSlices
 from tests.support.timing import quickest
 

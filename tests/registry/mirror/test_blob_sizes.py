@@ -7,9 +7,9 @@ import json
 import pytest
 
 from docker_registry.errors import UpstreamError
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.mirror.blob_sizes import BlobSizes
 from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.resources.memory_budget import JsonBudget
 from docker_registry.resources.time_slices import TimeSlices
 from tests.registry.mirror.conftest import NAME as REPOSITORY
 from tests.support.clients.v2 import digest_of

@@ -8,9 +8,9 @@ import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError, ManifestUnknown
-from docker_registry.registry.json_budget import JsonBudget
 from docker_registry.registry.mirror.platforms import Platform, PlatformRecords, parse_platforms
 from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.resources.memory_budget import JsonBudget
 from docker_registry.resources.time_slices import TimeSlices
 from tests.registry.mirror.conftest import NAME, THERE
 from tests.support.clients.v2 import OCI_INDEX, OCI_MANIFEST, encoded
