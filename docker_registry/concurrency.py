@@ -18,7 +18,6 @@ from typing import Any, Final, Generic, Protocol, TypeVar
 import gevent
 from gevent import monkey
 from gevent.event import AsyncResult
-from gevent.pool import Pool
 
 from docker_registry import dependencies
 from docker_registry.errors import ClientLeft
@@ -135,20 +134,27 @@ def run_concurrently(*calls: Callable[[], Any]) -> list[Any]:
     """
     Call functions that wait for the network, and return their results in order.
 
-    In a server worker up to :data:`MAX_CONCURRENT` run at the same time, each in a greenlet with a copy of this
-    context; elsewhere one runs after the other. All that have started have ended when this returns or raises. The error
-    of the first one that failed is raised.
+    In a server worker up to :data:`MAX_CONCURRENT` run at the same time, in this greenlet and in others, each with a
+    copy of this context; elsewhere one runs after the other. All that have started have ended when this returns or
+    raises. The error of the first one that failed is raised.
     """
     if len(calls) < 2 or not monkey.is_module_patched("threading"):
         return [call() for call in calls]
     outcomes: list[_Outcome[Any]] = [_Outcome() for _ in calls]
-    pool = Pool(MAX_CONCURRENT)
+    waiting = zip(outcomes, calls, strict=True)
+
+    def work() -> None:
+        for outcome, call in waiting:
+            copy_context().run(outcome.work_out, call, ())
+            outcome.raise_interruption()
+
+    others = [gevent.spawn(copy_context().run, work) for _ in calls[1:MAX_CONCURRENT]]
     try:
-        for outcome, call in zip(outcomes, calls, strict=True):
-            pool.spawn(copy_context().run, outcome.work_out, call, ())
-        pool.join()
+        work()
+        for other in others:
+            other.join()
     except BaseException:
-        pool.kill()
+        gevent.killall(others)
         raise
     return [outcome.result() for outcome in outcomes]
 
@@ -279,7 +285,7 @@ class KeyedLocks:
 
 
 class _Outcome(Generic[Result]):
-    """The result or error of a function in another thread; gevent itself would print any exception."""
+    """The result or error of a function in another thread or greenlet; gevent itself would print any exception."""
 
     _result: Result
     _error: BaseException | None = None
@@ -289,6 +295,10 @@ class _Outcome(Generic[Result]):
             self._result = function(*args)
         except BaseException as error:  # noqa: BLE001 - it is raised again where the result is awaited
             self._error = error
+
+    def raise_interruption(self) -> None:
+        if self._error is not None and not isinstance(self._error, Exception):
+            raise self._error
 
     def result(self) -> Result:
         if self._error is not None:

@@ -7,7 +7,9 @@ from tests.support.gevent_program import under_gevent
 
 IMPORTS = """
 import threading
-from docker_registry.concurrency import responsive_deadline, run_in_background, run_in_thread, start_in_thread
+from docker_registry.concurrency import (
+    MAX_CONCURRENT, responsive_deadline, run_concurrently, run_in_background, run_in_thread, start_in_thread
+)
 """
 
 
@@ -112,3 +114,57 @@ except TimeoutError:
     print(waited() >= 0.1)
 """
         assert ["True", "True"] == under_gevent(IMPORTS + program)
+
+    def test_concurrent_calls_wait_at_the_same_time_and_end_together(self):
+        program = """
+from contextvars import ContextVar
+variable = ContextVar("variable")
+variable.set("outer")
+running, ended, most, contexts = set(), [], 0, set()
+def call(number, error=None):
+    global most
+    contexts.add(variable.get())
+    variable.set(number)
+    running.add(number)
+    most = max(most, len(running))
+    gevent.sleep(0.01)
+    running.remove(number)
+    ended.append(number)
+    if error is not None:
+        raise error
+    return number
+def calls(errors={}):
+    return [lambda number=number: call(number, errors.get(number)) for number in range(1, 21)]
+
+print(run_concurrently(*calls()) == [*range(1, 21)], most == MAX_CONCURRENT, contexts | {variable.get()} == {"outer"})
+ended.clear()
+try:
+    run_concurrently(*calls({3: LookupError(3), 2: LookupError(2), 9: LookupError(9)}))
+except LookupError as error:
+    print(error, len(ended))
+print(run_concurrently(), run_concurrently(lambda: 1))
+"""
+        assert ["True", "True", "True", "2", "20", "[]", "[1]"] == under_gevent(IMPORTS + program)
+
+    @pytest.mark.parametrize("interruption", ["gevent.GreenletExit", "gevent.Timeout"])
+    def test_interrupted_concurrent_calls_end_and_no_further_one_begins(self, interruption):
+        program = f"""
+began, ended = [], []
+def call():
+    began.append(1)
+    try:
+        gevent.sleep(60)
+    finally:
+        gevent.sleep(0)
+        ended.append(1)
+def caller():
+    try:
+        run_concurrently(*[call] * (MAX_CONCURRENT + 5))
+    except {interruption}:
+        print(len(began) == len(ended) == MAX_CONCURRENT)
+greenlet = gevent.spawn(caller)
+while len(began) < MAX_CONCURRENT:
+    gevent.sleep(0.01)
+greenlet.kill({interruption})
+"""
+        assert ["True"] == under_gevent(IMPORTS + program)
