@@ -11,14 +11,15 @@ from flask import Flask
 
 from docker_registry import __version__
 from docker_registry.api import (
-    authorization,
+    cors,
     errors,
-    hooks,
+    flask_app,
     status,
 )
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.downloads import Downloads
-from docker_registry.api.flask_app import Application, PathPrefix, WithoutTrailingSlash
+from docker_registry.api.flask_app import Application
+from docker_registry.api.path_prefix import PathPrefix
 from docker_registry.api.v2 import base as v2_base
 from docker_registry.api.v2 import blobs as v2_blobs
 from docker_registry.api.v2 import manifests as v2_manifests
@@ -74,35 +75,34 @@ def create_app(services: Services) -> Flask:
 def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> None:
     """Install the hooks that run for every request, in this order."""
     config, registry = services.config, services.registry
-    app.wsgi_app = PathPrefix(  # type: ignore[method-assign] # Flask's own way
-        WithoutTrailingSlash(app.wsgi_app), services.trusted_proxies, services.external_url
-    )
+    app.path_prefix = PathPrefix(services.trusted_proxies, services.external_url)
     app.observers = services.observers
     app.metrics_collector = services.metrics_collector
     app.health, app.inflight = services.health, services.inflight
     app.log_format, app.trusted_proxies, app.tls = config.log_format, services.trusted_proxies, config.tls
-    hooks.record_context(app)
+    flask_app.record_context(app)
     if services.mirror is not None:
         _add_namespaces(app, services.mirror)
+    flask_app.parse_url_values(app)
     errors.install(app, v2=config.v2)
-    hooks.share_body_memory(app, services.body_memory)
+    flask_app.share_body_memory(app, services.body_memory)
     if isinstance(registry.driver, CachedDriver):
         app.before_request(registry.driver.begin_request)
     if not config.standalone:
         _add_index(app, services)
     if services.access_control is not None:
         _add_access_control(app, services, services.access_control, origin)
-    authorization.install(app, registry.access, services.legacy.private_images if services.legacy is not None else None)
-    hooks.refuse_while_read_only(app, services.read_only)
+    flask_app.hide_names(app, registry.access, services.legacy.private_images if services.legacy is not None else None)
+    flask_app.refuse_while_read_only(app, services.read_only)
     if services.mirror is not None:
         _protect_mirrored(app, services.mirror)
     if registry.driver.tracks_dependencies:
-        hooks.declare_cacheable(app)
-    rules = hooks.CorsRules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(hooks.CorsRules)})
-    hooks.add_cors_headers(app, rules)
-    hooks.add_common_headers(app, config.flavor, __version__)
+        flask_app.declare_cacheable(app)
+    rules = cors.CorsRules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.CorsRules)})
+    cors.add_headers(app, rules)
+    flask_app.add_common_headers(app, config.flavor, __version__)
     if config.v2:
-        hooks.announce_v2(app)
+        flask_app.announce_v2(app)
 
 
 def _add_namespaces(app: Application, mirror: Mirror) -> None:
@@ -132,7 +132,7 @@ def _name_in_scope(mirror: Mirror | None) -> Callable[[str], str]:
 def _protect_mirrored(app: Application, mirror: Mirror) -> None:
     from docker_registry.api import mirroring
 
-    hooks.refuse_in_mirrors(app, mirror.upstreams.is_mirrored)
+    mirroring.refuse_changes(app, mirror.upstreams.is_mirrored)
     if mirror.pulls is not None:
         mirroring.report_sending(app, mirror.pulls.sending, mirror.pulls.sending_image)
 

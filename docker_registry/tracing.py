@@ -124,7 +124,7 @@ def _attributes(exchange: Exchange) -> dict[str, Any]:
     texts = {
         "http.request.method": exchange.method,
         "http.route": exchange.route,
-        "url.path": exchange.target.partition("?")[0],  # without the query, which may contain secrets
+        "url.path": exchange.target.partition("?")[0],
         "client.address": exchange.client,
         "user_agent.original": exchange.user_agent,
         "enduser.id": exchange.principal or exchange.user,

@@ -23,7 +23,7 @@ from docker_registry.api.errors import AUTHENTICATION_ERROR
 from docker_registry.auth.access_control import TOKEN_PATH, AccessControl
 from docker_registry.auth.client import Client
 from docker_registry.auth.tokens import scopes
-from docker_registry.http.exchange import context_of
+from docker_registry.http.exchange import CONTEXT
 from docker_registry.registry.access import Action, Name
 from docker_registry.registry.names import ImageId, ImageRepositoryName, RepositoryName, Tag, is_repository_name
 from docker_registry.registry.v1.image_memberships import ImageMemberships
@@ -129,7 +129,7 @@ def _certificate() -> Mapping[str, Any] | None:
 
 def _remember(client: Client) -> None:
     request.environ[PRINCIPAL] = client
-    context_of(request.environ).principal = client.name
+    request.environ[CONTEXT].principal = client.name
 
 
 def _describe_holder(control: AccessControl, client: Client) -> None:

@@ -1,8 +1,8 @@
 """
-Authorization: resolves the names and ids in a URL for the client before the view runs.
+Authorization: the action of each route, and what views ask about the client of the current request.
 
-A name or id that the client may not see is replaced by a hidden one, so the view answers as if it did not exist.
 :data:`ACTIONS` maps each route to its action; a test compares it with the routes.
+:func:`~docker_registry.api.flask_app.hide_names` hides what the client may not see before the view runs.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Final
 
-from flask import Flask, request
+from flask import request
 
 from docker_registry.errors import Denied, ImageUnknown, Unauthorized
-from docker_registry.http.exchange import context_of
-from docker_registry.registry.access import Access, Action, hide
+from docker_registry.http.exchange import CONTEXT, RequestContext
+from docker_registry.registry.access import Access, Action
 from docker_registry.registry.actor import ANONYMOUS, Actor, Principal, Reason
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.registry.tag_changes import TagGuard
@@ -74,9 +74,6 @@ IMAGE_CHECK: Final = "docker_registry.image_check"
 #: Where access control puts whether a push of an image only proves that the client has its layer.
 MUST_PROVE: Final = "docker_registry.must_prove"
 
-#: Routes whose responses contain information about an image's ancestors.
-_ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
-
 
 @dataclass(frozen=True, slots=True)
 class Holder:
@@ -90,37 +87,6 @@ class Holder:
 
     text: str = ""
     ends: float = math.inf
-
-
-class ImageResolver(Protocol):
-    """Hides images of API V1."""
-
-    def resolve_image(self, image_id: ImageId, *, principal: Principal, with_ancestors: bool = False) -> ImageId:
-        """Return the id of an image, or its hidden form; optionally also if one of its ancestors is hidden."""
-        ...
-
-
-def install(app: Flask, access: Access, images: ImageResolver | None) -> None:
-    """
-    Install the hook that resolves the names and ids of every request after parsing.
-
-    Args:
-        images: hides images of API V1; None where it is not served.
-    """
-
-    @app.before_request
-    def resolve_names() -> None:
-        values, endpoint, client = request.view_args or {}, request.endpoint or "", principal()
-        context_of(request.environ).principal = client.name
-        for key, value in values.items():
-            if isinstance(value, RepositoryName | ImageRepositoryName):
-                if not access.policy.allows(client, ACTIONS[endpoint], value, _tag(values)):
-                    values[key] = hide(value)
-            elif images is not None and isinstance(value, ImageId):
-                if ACTIONS[endpoint] is Action.PUSH and is_restricted():
-                    continue  # a push may name an image that the client may not see
-                with_ancestors = endpoint in _ABOUT_ANCESTORS
-                values[key] = images.resolve_image(value, principal=client, with_ancestors=with_ancestors)
 
 
 def principal() -> Principal:
@@ -202,10 +168,5 @@ def check_overwrite(access: Access, name: RepositoryName | ImageRepositoryName, 
 
 def actor(reason: Reason) -> Actor:
     """Return the originator of the changes that the current request makes."""
-    context = context_of(request.environ)
+    context: RequestContext = request.environ[CONTEXT]
     return Actor(reason, principal(), context.client or request.remote_addr or "", context.request_id)
-
-
-def _tag(values: dict[str, object]) -> Tag | None:
-    tags = (value for value in values.values() if isinstance(value, Tag))
-    return next(tags, None)

@@ -22,7 +22,7 @@ from docker_registry import errors
 from docker_registry.api.flask_app import Application
 from docker_registry.error_reports.report import ERROR_ATTRIBUTE, SECRETS_ATTRIBUTE
 from docker_registry.errors import Overloaded, RegistryError
-from docker_registry.http.exchange import context_of
+from docker_registry.http.exchange import CONTEXT
 
 logger = logging.getLogger(__name__)
 
@@ -158,7 +158,7 @@ def _envelope(status: int, code: str, message: str, detail: dict[str, object]) -
     content: dict[str, object]
     if _is_v2():
         entry = {"code": code, "message": message}
-        request_id = context_of(request.environ).request_id
+        request_id = request.environ[CONTEXT].request_id
         if status >= 500 and request_id:
             detail = {**detail, "request_id": request_id}
         content = {"errors": [entry | {"detail": detail} if detail else entry]}

@@ -1,20 +1,96 @@
-"""A Flask application without the per-request work that a registry does not need, and the WSGI middleware around it."""
+"""
+The Flask application of both APIs, and what it does around every view: each hook is one step.
+
+`create_app` installs the hooks in their order. A hook that only some configurations need has a module of its own, such
+as access control, CORS and mirroring.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from typing import Any, Final, Protocol
 
-from flask import Flask, Request
+from flask import Flask, Request, Response, g, request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
 from docker_registry import dependencies
-from docker_registry.http.clients import TrustedProxies
-from docker_registry.http.exchange import Observer
-from docker_registry.http.external_url import ExternalUrl, path_prefix
+from docker_registry.api.authorization import ACTIONS, PRINCIPAL
+from docker_registry.api.path_prefix import PathPrefix
+from docker_registry.errors import Unsupported
+from docker_registry.http.clients import OLD_CLIENTS, TrustedProxies
+from docker_registry.http.exchange import CONTEXT, Observer, RequestContext
 from docker_registry.http.health import Health
+from docker_registry.registry.access import Access, Action, hide
+from docker_registry.registry.actor import ANONYMOUS, Principal
+from docker_registry.registry.names import (
+    Digest,
+    ImageId,
+    ImageRepositoryName,
+    RepositoryName,
+    Tag,
+    parse_reference,
+    parse_upload_id,
+)
+from docker_registry.registry.read_only import ReadOnly
 from docker_registry.resources.memory_budget import MemoryBudget
+
+#: The parser of each variable in the routes.
+_PARSERS: Final = {
+    "name": RepositoryName.parse,
+    "reference": parse_reference,
+    "digest": Digest.parse,
+    "upload_id": parse_upload_id,
+    "image_id": ImageId.parse,
+    "repository": ImageRepositoryName.parse,
+    "tag": Tag.parse,
+}
+
+#: The variables of URLs that name a repository, and those that name something in it.
+_REPOSITORIES: Final = ("name", "repository")
+_REFERENCES: Final = ("reference", "digest", "tag", "image_id", "upload_id")
+
+SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
+
+#: Routes by which clients change repositories.
+CHANGES: Final = frozenset(route for route, action in ACTIONS.items() if action is not Action.PULL)
+
+#: Routes by which a push that has begun may finish: its blobs become complete, but nothing refers to them.
+_UNFINISHED: Final = frozenset(
+    {
+        "v1_pushes.put_checksum",
+        "v1_pushes.put_layer",
+        "v2_uploads.append_chunk",
+        "v2_uploads.cancel_upload",
+        "v2_uploads.commit_upload",
+    }
+)
+
+#: Routes that are refused while the registry is read-only.
+REFUSED_READ_ONLY: Final = CHANGES - _UNFINISHED
+
+#: Endpoints that clients request repeatedly. None depends on the time, the client's address or chance.
+_CACHEABLE: Final = frozenset(
+    {
+        "v1_images.get_ancestry",
+        "v1_images.get_json",
+        "v1_tags.get_tag",
+        "v1_tags.list_tags",
+        "v2_base.check_version",
+        "v2_base.list_tags",
+        "v2_blobs.get_blob",
+        "v2_manifests.get_manifest",
+    }
+)
+
+#: Routes whose responses contain information about an image's ancestors.
+_ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
+
+#: Where the reservations of a request are kept, in ``flask.g``.
+RESERVATIONS: Final = "docker_registry.body_memory"
+
+#: Headers of responses that must not be cached.
+NOT_CACHED: Final = {"Cache-Control": "no-cache", "Pragma": "no-cache", "Expires": "-1"}
 
 
 class _NoSessions(SessionInterface):
@@ -45,6 +121,7 @@ class Application(Flask):
         health: to which the worker reports that the server is stopping.
         metrics_collector: to which the worker adds its own limits; None if metrics are off.
         body_memory: memory budget for the bodies of all requests.
+        path_prefix: the path below which the registry is.
         serves_v2: whether API V2 is served, so that errors below its paths have its form.
     """
 
@@ -57,6 +134,7 @@ class Application(Flask):
     health: Health | None = None
     metrics_collector: object = None
     body_memory: MemoryBudget
+    path_prefix: PathPrefix | None = None
     serves_v2: bool = True
 
     def create_url_adapter(self, request: Request | None) -> MapAdapter | None:
@@ -69,74 +147,152 @@ class Application(Flask):
         """Return the function unchanged, because no view or hook is a coroutine; see :class:`Flask`."""
         return func
 
-
-class WithoutTrailingSlash:
-    """
-    A WSGI middleware that makes a trailing slash optional in paths under ``/v1/``.
-
-    Routing rules cannot express this: repository names contain slashes, so ``foo/images/`` would match as a name.
-    """
-
-    def __init__(self, application: Callable[..., Iterable[bytes]]) -> None:
-        self._application = application
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Pass a request on, without the trailing slashes of its path."""
+    def wsgi_app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+        """Answer a request; see :class:`Flask`."""
+        if CONTEXT not in environ:  # the server is not the registry's worker
+            environ[CONTEXT] = RequestContext("", "")
+        prefix = self.path_prefix
+        if prefix is not None and (
+            prefix.is_fixed or "HTTP_X_FORWARDED_PREFIX" in environ or environ.get("SCRIPT_NAME")
+        ):
+            start_response = prefix.apply(environ, start_response)
         path = environ.get("PATH_INFO", "")
         if path.endswith("/") and path.startswith("/v1/"):
-            environ = {**environ, "PATH_INFO": path.rstrip("/")}
-        return self._application(environ, start_response)
+            # No rule of a route can make the slash optional: repository names contain slashes, too.
+            environ["PATH_INFO"] = path.rstrip("/")
+        return super().wsgi_app(environ, start_response)
 
 
-class PathPrefix:
+class ImageResolver(Protocol):
+    """Hides images of API V1."""
+
+    def resolve_image(self, image_id: ImageId, *, principal: Principal, with_ancestors: bool = False) -> ImageId:
+        """Return the id of an image, or its hidden form; optionally also if one of its ancestors is hidden."""
+        ...
+
+
+def record_context(app: Flask) -> None:
+    """Record what observers receive: route, repository, reference and digest; before all hooks that may reject."""
+
+    @app.url_value_preprocessor
+    def record_target(endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
+        context: RequestContext = request.environ[CONTEXT]
+        context.route = endpoint or ""
+        if values:
+            context.repository = next((str(values[key]) for key in _REPOSITORIES if key in values), "")
+            context.reference = next((str(values[key]) for key in _REFERENCES if key in values), "")
+            context.digest = str(values.get("digest", ""))
+
+    @app.after_request
+    def record_digest(response: Response) -> Response:
+        digest = response.headers.get("Docker-Content-Digest")
+        if digest is not None:
+            request.environ[CONTEXT].digest = digest
+        if response.status_code >= 400:
+            _name_request(response)
+        return response
+
+
+def _name_request(response: Response) -> None:
+    """Add the request id and the trace to an error, so that its client can tell which request failed."""
+    context: RequestContext = request.environ[CONTEXT]
+    if context.request_id:
+        response.headers["X-Request-Id"] = context.request_id
+    if context.trace_id:
+        response.headers["Traceparent"] = request.headers["Traceparent"]
+
+
+def parse_url_values(app: Flask) -> None:
+    """Parse the variables of a matched URL into values, after they were recorded as they are."""
+
+    @app.url_value_preprocessor
+    def parse(_endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
+        for key, text in (values or {}).items():
+            if key in _PARSERS and values is not None:
+                values[key] = _PARSERS[key](text)
+
+
+def share_body_memory(app: Application, budget: MemoryBudget) -> None:
+    """Set the budget for the bodies that an application reads; what a request reserves is released when it ends."""
+    app.body_memory = budget
+
+    @app.teardown_request
+    def release(_error: BaseException | None) -> None:
+        for reservation in g.pop(RESERVATIONS, ()):
+            reservation.release()
+
+
+def hide_names(app: Flask, access: Access, images: ImageResolver | None) -> None:
     """
-    A WSGI middleware that serves the registry below a path.
+    Replace each name or id that the client may not see by its hidden form, so that it does not exist for the view.
 
-    The path is that of ``external_url``, or X-Forwarded-Prefix of a trusted proxy, or SCRIPT_NAME of the WSGI server.
-    It is removed from the path of the request, unless the proxy has done so, and added to Location and Link.
+    Args:
+        images: hides images of API V1; None where it is not served.
     """
 
-    def __init__(
-        self, application: Callable[..., Iterable[bytes]], proxies: TrustedProxies, external_url: ExternalUrl
-    ) -> None:
-        self._application = application
-        self._proxies = proxies
-        self._path = external_url.path
-
-    def __call__(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-        """Pass a request on, with the prefix in SCRIPT_NAME."""
-        prefix = self._path or self._forwarded(environ) or environ.get("SCRIPT_NAME", "")
-        if not prefix:
-            return self._application(environ, start_response)
-        environ["SCRIPT_NAME"] = prefix
-        path = environ.get("PATH_INFO", "")
-        if path == prefix or path.startswith(f"{prefix}/"):
-            environ["PATH_INFO"] = path[len(prefix) :] or "/"
-
-        def start_below(status: str, headers: list[tuple[str, str]], *more: Any) -> Any:
-            return start_response(status, [(name, _below(prefix, name, value)) for name, value in headers], *more)
-
-        return self._application(environ, start_below)
-
-    def _forwarded(self, environ: dict[str, Any]) -> str:
-        header = environ.get("HTTP_X_FORWARDED_PREFIX")
-        if header is None:
-            return ""
-        # Whether the header is trusted depends on the connection, which is no part of the key of a cached response.
-        dependencies.make_uncacheable()
-        if not self._proxies.is_trusted(environ.get("REMOTE_ADDR") or ""):
-            return ""
-        return path_prefix(_last(header)) or ""
+    @app.before_request
+    def hide_values() -> None:
+        values, endpoint = request.view_args or {}, request.endpoint or ""
+        client: Principal = request.environ.get(PRINCIPAL, ANONYMOUS)
+        request.environ[CONTEXT].principal = client.name
+        for key, value in values.items():
+            if isinstance(value, RepositoryName | ImageRepositoryName):
+                tag = next((other for other in values.values() if isinstance(other, Tag)), None)
+                if not access.policy.allows(client, ACTIONS[endpoint], value, tag):
+                    values[key] = hide(value)
+            elif images is not None and isinstance(value, ImageId):
+                if ACTIONS[endpoint] is Action.PUSH and PRINCIPAL in request.environ:
+                    continue  # a push may name an image that the client may not see
+                with_ancestors = endpoint in _ABOUT_ANCESTORS
+                values[key] = images.resolve_image(value, principal=client, with_ancestors=with_ancestors)
 
 
-def _below(prefix: str, name: str, value: str) -> str:
-    """Return the value of a header with the prefix before its path; URLs of other hosts are unchanged."""
-    if name == "Location" and value.startswith("/"):
-        return f"{prefix}{value}"
-    if name == "Link" and value.startswith("</"):
-        return f"<{prefix}{value[1:]}"
-    return value
+def refuse_while_read_only(app: Flask, read_only: ReadOnly) -> None:
+    """Refuse changes while the registry is read-only; after the hooks that check whether the client may make them."""
+
+    @app.before_request
+    def refuse_writes() -> None:
+        if read_only.why is not None and request.method not in SAFE_METHODS and request.endpoint in REFUSED_READ_ONLY:
+            raise Unsupported(read_only.why)
 
 
-def _last(text: str) -> str:
-    return text.rpartition(",")[2].strip()
+def declare_cacheable(app: Flask) -> None:
+    """Mark responses that depend on the request and the store alone; only for a driver that records dependencies."""
+
+    @app.after_request
+    def mark_response(response: Response) -> Response:
+        if (
+            response.status_code in (200, 206, 304)
+            and request.endpoint in _CACHEABLE
+            and request.method in ("GET", "HEAD")
+        ):
+            dependencies.declare_cacheable()
+        return response
+
+
+def add_common_headers(app: Flask, flavor: str, version: str) -> None:
+    """Add the headers that every response carries."""
+
+    @app.after_request
+    def add_headers(response: Response) -> Response:
+        response.headers.add("X-Docker-Registry-Version", version)
+        response.headers.add("X-Docker-Registry-Config", flavor)
+        response.headers.add("X-Content-Type-Options", "nosniff")
+        if not request.path.startswith("/v2") and "Cache-Control" not in response.headers:
+            response.headers.update(NOT_CACHED)
+        return response
+
+
+def announce_v2(app: Flask) -> None:
+    """Add the version header of API V2, except for clients that must not see it."""
+
+    @app.after_request
+    def announce_version(response: Response) -> Response:
+        if request.path.startswith("/v2"):
+            if "Vary" in response.headers:
+                response.vary.add("User-Agent")
+            else:  # the same result, without building a header set
+                response.headers.add("Vary", "User-Agent")
+            if not OLD_CLIENTS.match(request.headers.get("User-Agent", "")):
+                response.headers.add("Docker-Distribution-Api-Version", "registry/2.0")
+        return response

@@ -1,4 +1,4 @@
-"""Hooks of a registry that mirrors others: names of upstreams, requests in a circle, and blobs that are being sent."""
+"""Hooks of a registry that mirrors others: names of upstreams, refusals, and content that is being sent."""
 
 from __future__ import annotations
 
@@ -10,10 +10,12 @@ from urllib.parse import urlencode
 from flask import Flask, Response, request
 
 from docker_registry.api.downloads import ArrivingBody
+from docker_registry.api.flask_app import CHANGES, SAFE_METHODS
 from docker_registry.api.requests import REQUESTED_NAME
-from docker_registry.errors import ImageRepositoryUnknown, NameInvalid, UpstreamError
-from docker_registry.http.exchange import context_of
+from docker_registry.errors import ImageRepositoryUnknown, NameInvalid, Unsupported, UpstreamError
+from docker_registry.http.exchange import CONTEXT, RequestContext
 from docker_registry.registry.mirror.namespaces import Namespaces, name_here
+from docker_registry.registry.names import ImageRepositoryName, RepositoryName
 
 #: Where the namespace of a request is kept, in the WSGI environment.
 _NAMESPACE: Final = "docker_registry.namespace"
@@ -50,7 +52,7 @@ def use_namespaces(app: Flask, namespaces: Namespaces) -> None:
         if name != values["name"]:
             request.environ[REQUESTED_NAME] = values["name"]
             values["name"] = name
-        context_of(request.environ).repository = values["name"]
+        request.environ[CONTEXT].repository = values["name"]
         request.environ[_NAMESPACE] = namespace
 
     @app.after_request
@@ -91,6 +93,23 @@ def refuse_loops(app: Flask, via: Callable[[], str]) -> None:
             raise UpstreamError("This registry is its own upstream.")
 
 
+def refuse_changes(app: Flask, is_mirrored: Callable[[str], bool]) -> None:
+    """
+    Refuse changes of repositories that mirror another registry; after the hooks that check the client.
+
+    Args:
+        is_mirrored: returns whether a repository of this name mirrors another one.
+    """
+
+    @app.before_request
+    def refuse_change() -> None:
+        if request.method in SAFE_METHODS or request.endpoint not in CHANGES:
+            return
+        for value in (request.view_args or {}).values():
+            if isinstance(value, RepositoryName | ImageRepositoryName) and is_mirrored(str(value)):
+                raise Unsupported("This repository mirrors another registry: it can only be pulled.", name=str(value))
+
+
 def report_sending(
     app: Flask,
     sending: Callable[[str, str], AbstractContextManager[None]],
@@ -112,7 +131,7 @@ def report_sending(
         if request.method != "GET" or response.status_code not in _SENT:
             return response
         wrapper = request.environ.get("wsgi.file_wrapper")
-        context = context_of(request.environ)
+        context: RequestContext = request.environ[CONTEXT]
         reported = sending(context.repository, context.digest) if is_blob else sending_image(context.reference)
         if wrapper is None or not isinstance(response.response, wrapper):
             blocks = cast("Iterable[bytes]", response.response)

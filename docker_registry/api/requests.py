@@ -1,5 +1,5 @@
 """
-Parses the values of a request: names, pages, conditions and bodies. Returned values are valid.
+Parses the values of a request: pages, conditions and bodies. Returned values are valid.
 
 The registry's worker sets ``wsgi.input`` to an object that receives directly into the caller's buffer and knows whether
 the body is complete. Other servers only offer ``read`` and do not always report a truncated body; :class:`PlainBody`
@@ -10,14 +10,14 @@ use.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, MutableMapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final, cast
 
 from flask import current_app, g, request
 from gunicorn.http.errors import ParseException
 
-from docker_registry.api.flask_app import Application
+from docker_registry.api.flask_app import RESERVATIONS, Application
 from docker_registry.errors import (
     DigestInvalid,
     Invalid,
@@ -31,26 +31,10 @@ from docker_registry.registry.ingest import Body
 from docker_registry.registry.manifest_payload import MANIFEST_TYPES
 from docker_registry.registry.names import (
     Digest,
-    ImageId,
-    ImageRepositoryName,
     RepositoryName,
-    Tag,
-    parse_reference,
-    parse_upload_id,
 )
 from docker_registry.registry.tag_changes import Condition
 from docker_registry.resources.memory_budget import Reservation
-
-#: The parser of each variable in the routes.
-_PARSERS: Final = {
-    "name": RepositoryName.parse,
-    "reference": parse_reference,
-    "digest": Digest.parse,
-    "upload_id": parse_upload_id,
-    "image_id": ImageId.parse,
-    "repository": ImageRepositoryName.parse,
-    "tag": Tag.parse,
-}
 
 #: Where the name in a request is kept if its repository has another name here, in the WSGI environment.
 REQUESTED_NAME: Final = "docker_registry.requested_name"
@@ -64,16 +48,6 @@ _TRANSFER_CODINGS: Final = {"", "chunked", "identity"}
 #: Size of the first block of a body in memory; each further block doubles the total, up to a maximum block size.
 _FIRST_BLOCK_BYTES: Final = 8 * 1024
 _LARGEST_BLOCK_BYTES: Final = 1024 * 1024
-
-#: Where the reservations of a request are kept, in ``flask.g``; :func:`~.hooks.share_body_memory` releases them.
-RESERVATIONS: Final = "docker_registry.body_memory"
-
-
-def parse_url_values(_endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
-    """Parse the variables of a matched URL into values; a hook of every blueprint."""
-    for key, text in (values or {}).items():
-        if key in _PARSERS and values is not None:
-            values[key] = _PARSERS[key](text)
 
 
 def requested_name(name: RepositoryName) -> str:

@@ -10,10 +10,8 @@ from flask import Response, json, request
 from werkzeug.datastructures import Headers
 
 from docker_registry import dependencies
-from docker_registry.http.exchange import context_of
+from docker_registry.http.exchange import CONTEXT
 from docker_registry.registry.sources import Origin
-
-NOT_CACHED: Final = {"Cache-Control": "no-cache", "Pragma": "no-cache", "Expires": "-1"}
 
 JSON: Final = "application/json"
 
@@ -54,7 +52,7 @@ def origin_headers(origin: Origin) -> dict[str, str]:
     if origin.expires is not None:
         dependencies.expire(origin.expires)
     if origin.fetched_from:
-        context_of(request.environ).upstream = origin.fetched_from
+        request.environ[CONTEXT].upstream = origin.fetched_from
     return {"Warning": f'299 - "{origin.warning}"'} if origin.warning else {}
 
 

@@ -16,19 +16,14 @@ at once; everything else it prepares once.
 
 from __future__ import annotations
 
-import itertools
-import os
 import re
-from collections.abc import Callable, MutableMapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Final, NamedTuple, Protocol, TypeGuard
 
 #: Key of the :class:`RequestContext` in the WSGI environment.
 CONTEXT: Final = "docker_registry.request"
-
-#: A request id of a client or proxy is adopted if it looks like this; otherwise the request gets an id of its own.
-_REQUEST_ID: Final = re.compile(r"[0-9A-Za-z._:/+=-]{1,128}")
 
 #: W3C Trace Context, section 3.2: version, trace id, parent id, flags. The version ff and ids of zeros are invalid, and
 #: only later versions than 00 may have more fields.
@@ -44,14 +39,6 @@ SENSITIVE_NAMES: Final = (
     r"[\w-]*(?:authorization|cookie|password|passwd|pwd|secret|token|signature|credential|sig|api[_-]?key|access[_-]?key"
     r"|accesskeyid)"
 )
-
-_QUERY_SECRETS: Final = re.compile(rf"((?:^|&){SENSITIVE_NAMES}=)[^&]*", re.IGNORECASE)
-_MASKED: Final = rf"\g<1>{MASK}"
-
-
-#: Maximum number of ids that are generated together, and what makes them different.
-MAX_IDS: Final = 128
-_SUFFIXES: Final = tuple(f"{number:02x}" for number in range(MAX_IDS))
 
 
 class Exchange(NamedTuple):
@@ -80,7 +67,7 @@ class Exchange(NamedTuple):
         client: address of the client.
         user_agent: the header.
         upstream: registry from which the content was fetched.
-        target: path and query of the request, as sent; the query may contain secrets.
+        target: path and query of the request, as sent, but without values of parameters that look like secrets.
         protocol: such as ``HTTP/1.1``.
         referrer: the header Referer.
         user: user name in an unverified Basic Authorization header.
@@ -111,12 +98,6 @@ class Exchange(NamedTuple):
     user: str
     traceparent: str = ""
     notes: dict[str, str] | None = None
-
-    @property
-    def redacted_target(self) -> str:
-        """Path and query, with values of parameters that look like secrets masked."""
-        path, mark, query = self.target.partition("?")
-        return f"{path}?{_QUERY_SECRETS.sub(_MASKED, query)}" if mark else self.target
 
 
 #: Receives every exchange of a worker. It may have a method ``ignores(exchange)`` that returns whether it needs to know
@@ -168,19 +149,19 @@ class Repetitions:
         clients: addresses.
         ended_at: when the response was sent, in seconds since the epoch.
         seconds, first_byte_seconds: see :class:`Exchange`.
-        ids: generates the request ids.
+        new_ids: returns this many new request ids.
     """
 
     clients: Sequence[str]
     ended_at: Sequence[float]
     seconds: Sequence[float]
     first_byte_seconds: Sequence[float]
-    ids: RequestIds
+    new_ids: Callable[[int], Sequence[str]]
 
     @cached_property
     def request_ids(self) -> Sequence[str]:
         """A new id for each."""
-        return self.ids.some(len(self.clients))
+        return self.new_ids(len(self.clients))
 
 
 @dataclass(slots=True)
@@ -202,52 +183,3 @@ class RequestContext:
     principal: str = ""
     upstream: str = ""
     client: str = ""
-
-
-@dataclass(slots=True)
-class RequestIds:
-    """Generates request ids: unique among all workers, cheap, and not secret."""
-
-    _prefix: str = field(default_factory=lambda: os.urandom(8).hex())
-    _numbers: itertools.count[int] = field(default_factory=itertools.count)
-
-    def new(self) -> str:
-        """Return a new id."""
-        return f"{self._prefix}{next(self._numbers):08x}"
-
-    def some(self, count: int) -> list[str]:
-        """
-        Return several new ids, in a quarter of the time.
-
-        Args:
-            count: at most :data:`MAX_IDS`.
-        """
-        first = self.new()
-        return [first + suffix for suffix in _SUFFIXES[:count]]
-
-    def adopt(self, request_id: str) -> str:
-        """Return the id that a client or proxy has sent if it is valid, else a new one."""
-        return request_id if request_id and _REQUEST_ID.fullmatch(request_id) else self.new()
-
-    def begin(self, environ: MutableMapping[str, Any], began: float = 0.0) -> RequestContext:
-        """Put a new context into the WSGI environment of a request, and return it."""
-        context = environ[CONTEXT] = RequestContext(
-            self.adopt(environ.get("HTTP_X_REQUEST_ID", "")),
-            trace_id(environ.get("HTTP_TRACEPARENT", "")),
-            began,
-        )
-        return context
-
-
-def trace_id(traceparent: str) -> str:
-    """Return the trace id of a traceparent header; empty if it is malformed or missing."""
-    match = TRACEPARENT.fullmatch(traceparent) if traceparent else None
-    return match[1] if match else ""
-
-
-def context_of(environ: MutableMapping[str, Any]) -> RequestContext:
-    """Return the context of a request; under a server that does not create one, a new one without an id."""
-    context = environ.get(CONTEXT)
-    if not isinstance(context, RequestContext):
-        context = environ[CONTEXT] = RequestContext("", "")
-    return context

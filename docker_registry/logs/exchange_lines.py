@@ -1,7 +1,7 @@
 """
 Exchanges as lines of JSON, for the access log and the audit log.
 
-Texts from clients are bounded, and escaped by JSON; values of query parameters that look like secrets are masked.
+Texts from clients are bounded, and escaped by JSON.
 """
 
 from __future__ import annotations
@@ -113,7 +113,7 @@ def _fixed(exchange: Exchange) -> str:
     notes = exchange.notes
     fields = notes.get(_NOTE) if notes else None
     if fields is None:
-        message = f"{exchange.method} {exchange.redacted_target[:MAX_CHARACTERS]} {exchange.status}"
+        message = f"{exchange.method} {exchange.target[:MAX_CHARACTERS]} {exchange.status}"
         fields = (
             f'"message":{quote(message)},"method":{quote(exchange.method[:MAX_CHARACTERS])},"route":"{exchange.route}",'
             f'"status":{exchange.status},"principal":{quote((exchange.principal or exchange.user)[:MAX_CHARACTERS])},'

@@ -123,7 +123,7 @@ class AccessLog(Logger):  # type: ignore[misc]
 
     def _line(self, exchange: Exchange) -> str:
         micros = int(exchange.seconds * 1_000_000)
-        target = exchange.redacted_target
+        target = exchange.target
         path, _, query = target.partition("?")
         atoms = {
             "h": exchange.client,
@@ -223,7 +223,7 @@ def _after_client(exchange: Exchange) -> str:
 
 
 def _ending(exchange: Exchange) -> str:
-    request = f"{exchange.method} {exchange.redacted_target} {exchange.protocol}"
+    request = f"{exchange.method} {exchange.target} {exchange.protocol}"
     return escape(
         f'"{_quoted(request)}" {exchange.status} {exchange.bytes_out} '
         f'"{_quoted(exchange.referrer)}" "{_quoted(exchange.user_agent)}"'

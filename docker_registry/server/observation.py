@@ -1,17 +1,21 @@
 """
 Reports the exchanges of a worker to observers (:mod:`docker_registry.http.exchange`).
 
-Exchanges that repeat another one from the response cache are only recorded at first, as a few values without any
-formatting. Observers receive them in batches, before the next exchange of another kind, and so in the order in which
-they ended.
+Exchanges that repeat another one from the response cache (:mod:`docker_registry.server.cached_exchanges`) are only
+recorded at first, as a few values without any formatting. Observers receive them in batches, before the next exchange
+of another kind, and so in the order in which they ended.
 """
 
 from __future__ import annotations
 
+import itertools
 import logging
 import operator
+import os
+import re
 import time
 from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
 from typing import Any, Final
 
 import gevent
@@ -19,29 +23,32 @@ import gevent
 from docker_registry.http.clients import TrustedProxies
 from docker_registry.http.exchange import (
     CONTEXT,
-    MAX_IDS,
+    MASK,
+    SENSITIVE_NAMES,
+    TRACEPARENT,
     BatchObserver,
     Exchange,
     Observer,
     Repetitions,
     RequestContext,
-    RequestIds,
-    ignores,
     takes_batches,
-    trace_id,
 )
 from docker_registry.server.access_log import basic_user
 from docker_registry.server.client_socket import ClientSocket
-from docker_registry.server.request_head import RequestHead
-from docker_registry.server.response_cache import Hit
+from docker_registry.server.response_cache import KnownRequest
 
 logger = logging.getLogger(__name__)
 
-_FAILED: Final = "An observer of requests failed"
+#: A request id of a client or proxy is adopted if it looks like this; otherwise the request gets an id of its own.
+_REQUEST_ID: Final = re.compile(r"[0-9A-Za-z._:/+=-]{1,128}")
+
+#: Maximum number of ids that are generated together, and what makes them different.
+_MAX_IDS: Final = 128
+_SUFFIXES: Final = tuple(f"{number:02x}" for number in range(_MAX_IDS))
 
 #: Recorded exchanges that are delivered together. It takes a fifth of a millisecond, which other requests wait for, and
 #: their lines are short enough for one block of the log.
-_BATCH: Final = MAX_IDS
+_BATCH: Final = _MAX_IDS
 
 #: Time after which recorded exchanges are delivered. A worker that is killed loses as much.
 _DELAY_SECONDS: Final = 0.02
@@ -49,16 +56,52 @@ _DELAY_SECONDS: Final = 0.02
 #: The values of a recorded exchange: request, client, start, head sent, end, and the time of day at the end.
 _COLUMNS: Final = 6
 
+_QUERY_SECRETS: Final = re.compile(rf"((?:^|&){SENSITIVE_NAMES}=)[^&]*", re.IGNORECASE)
+_MASKED: Final = rf"\g<1>{MASK}"
+
 Application = Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]
 
 
+@dataclass(slots=True)
+class RequestIds:
+    """Generates request ids: unique among all workers, cheap, and not secret."""
+
+    _prefix: str = field(default_factory=lambda: os.urandom(8).hex())
+    _numbers: itertools.count[int] = field(default_factory=itertools.count)
+
+    def new(self) -> str:
+        """Return a new id."""
+        return f"{self._prefix}{next(self._numbers):08x}"
+
+    def some(self, count: int) -> list[str]:
+        """
+        Return several new ids, in a quarter of the time.
+
+        Args:
+            count: at most :data:`_BATCH`.
+        """
+        first = self.new()
+        return [first + suffix for suffix in _SUFFIXES[:count]]
+
+    def adopt(self, request_id: str) -> str:
+        """Return the id that a client or proxy has sent if it is valid, else a new one."""
+        return request_id if request_id and _REQUEST_ID.fullmatch(request_id) else self.new()
+
+
 class Observation:
-    """The observers of a worker, and how exchanges are described to them."""
+    """
+    The observers of a worker, and how exchanges are described to them.
+
+    Attributes:
+        observers: receive the exchanges.
+        proxies: the addresses of clients are taken from the headers of these proxies.
+        ids: generates the ids of requests.
+    """
 
     def __init__(self) -> None:
-        self._proxies = TrustedProxies(())
-        self._observers: list[Observer | BatchObserver] = []
-        self._ids = RequestIds()
+        self.observers: list[Observer | BatchObserver] = []
+        self.proxies = TrustedProxies(())
+        self.ids = RequestIds()
         # One list of all values: a list for each exchange would be work for the garbage collector.
         self._recorded: list[Any] = []
         self._is_scheduled = False
@@ -73,16 +116,13 @@ class Observation:
         Returns:
             The application with a context around each request; see :meth:`around`.
         """
-        if proxies := getattr(application, "trusted_proxies", None):
-            self.trust(proxies)
-        for observer in (log, *getattr(application, "observers", ())):
-            if observer is not None:
-                self.add(observer)
+        self.proxies = getattr(application, "trusted_proxies", None) or self.proxies
+        self.observers += filter(None, (log, *getattr(application, "observers", ())))
         return self.around(application)
 
     def close(self) -> None:
         """Close the observers, so that they write what they still hold."""
-        for observer in self._observers:
+        for observer in self.observers:
             if hasattr(observer, "close"):
                 try:
                     observer.close()
@@ -98,20 +138,18 @@ class Observation:
 
         return report
 
-    def add(self, observer: Observer | BatchObserver) -> None:
-        """Add an observer."""
-        self._observers.append(observer)
-
-    def trust(self, proxies: TrustedProxies) -> None:
-        """Take the addresses of clients from the headers of these proxies."""
-        self._proxies = proxies
-
     def around(self, application: Application) -> Application:
         """Return an application that puts a :class:`RequestContext` into the environment of each request."""
 
         def observed(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-            context = self._ids.begin(environ, time.perf_counter())
-            context.client = self._proxies.client_in(environ)
+            peer = environ.get("REMOTE_ADDR") or ""
+            forwarded = environ.get("HTTP_X_FORWARDED_FOR") or environ.get("HTTP_FORWARDED")
+            environ[CONTEXT] = RequestContext(
+                self.ids.adopt(environ.get("HTTP_X_REQUEST_ID", "")),
+                trace_id(environ.get("HTTP_TRACEPARENT", "")),
+                time.perf_counter(),
+                client=self.proxies.client_of(peer, forwarded) if forwarded else peer,
+            )
             return application(environ, start_response)
 
         return observed
@@ -150,7 +188,7 @@ class Observation:
             client=context.client,
             user_agent=environ.get("HTTP_USER_AGENT", ""),
             upstream=context.upstream,
-            target=environ.get("RAW_URI", ""),
+            target=_redacted(environ.get("RAW_URI", "")),
             protocol=environ.get("SERVER_PROTOCOL", ""),
             referrer=environ.get("HTTP_REFERER", ""),
             user=basic_user(environ.get("HTTP_AUTHORIZATION", "")),
@@ -159,104 +197,7 @@ class Observation:
         )
         if is_ours:
             sock.exchange = exchange
-        self._send(exchange)
-
-    def report_cached(self, hit: Hit, client: ClientSocket, began: float, *, is_complete: bool = True) -> None:
-        """
-        Report a request that was answered from the response cache.
-
-        Args:
-            began: when the request was received, in seconds of :func:`time.perf_counter`.
-            is_complete: whether the whole response was sent.
-        """
-        known = hit.request
-        if known is not None and known.prepared and is_complete:
-            recorded = self._recorded
-            recorded += (known, client.address, began, client.answered_at, time.perf_counter(), time.time())
-            if len(recorded) >= _BATCH * _COLUMNS:
-                self.deliver()
-            elif not self._is_scheduled:
-                self._is_scheduled = True
-                gevent.spawn_later(_DELAY_SECONDS, self._deliver_later)
-        elif hit.response.exchange is not None and not (known is not None and known.prepared == () and is_complete):
-            self._report_unrecorded(hit.response.exchange, hit, client, began, is_complete=is_complete)
-
-    def deliver(self) -> None:
-        """Deliver the recorded exchanges to the observers."""
-        if not self._recorded:
-            return
-        recorded, self._recorded = self._recorded, []
-        requests, clients, began, answered, ended, ended_at = (recorded[n::_COLUMNS] for n in range(_COLUMNS))
-        repeated = Repetitions(
-            clients=[
-                self._proxies.client_of(client, request.forwarded) if request.forwarded else client
-                for request, client in zip(requests, clients, strict=True)
-            ],
-            ended_at=ended_at,
-            seconds=[*map(operator.sub, ended, began)],
-            first_byte_seconds=[*map(operator.sub, answered, began)],
-            ids=self._ids,
-        )
-        columns = zip(*[each.prepared for each in requests], strict=True)
-        for observer, prepared in zip(filter(takes_batches, self._observers), columns, strict=True):
-            try:
-                observer.observe_repeated(prepared, repeated)
-            except Exception:  # an observer must not affect the response
-                logger.exception(_FAILED)
-
-    def _report_unrecorded(
-        self, cached: Exchange, hit: Hit, client: ClientSocket, began: float, *, is_complete: bool
-    ) -> None:
-        """Report a cached response at once, or the first one of a request that is prepared for its repetitions."""
-        known, exchange = hit.request, self._cached(cached, hit, client, began)
-        if known is not None and is_complete and not known.is_prepared:
-            known.forwarded = _forwarded(hit.head)
-            known.prepared = self._prepare(exchange)
-            known.is_prepared = True
-        if known is None or not is_complete or known.prepared is None:
-            self._send(exchange)
-        else:
-            self.report_cached(hit, client, began)
-
-    def _deliver_later(self) -> None:
-        self._is_scheduled = False
-        self.deliver()
-
-    def _cached(self, cached: Exchange, hit: Hit, client: ClientSocket, began: float) -> Exchange:
-        head = hit.head
-        traceparent = head.header(b"traceparent")
-        return cached._replace(
-            bytes_in=0,
-            bytes_out=cached.bytes_out if hit.fd is None and hit.blocks is None else client.file_bytes,
-            seconds=time.perf_counter() - began,
-            first_byte_seconds=client.answered_at - began,
-            request_id=self._ids.adopt(head.header(b"x-request-id")),
-            trace_id=trace_id(traceparent),
-            is_cached=True,
-            client=self._proxies.client_of(client.address, _forwarded(head)),
-            user_agent=head.header(b"user-agent"),
-            referrer=head.header(b"referer"),
-            traceparent=traceparent,
-        )
-
-    def _prepare(self, exchange: Exchange) -> tuple[Any, ...] | None:
-        """
-        Return what each batch observer prepares for the repetitions of an exchange.
-
-        Returns:
-            Empty if no observer needs them; None if one has to receive each of them at once.
-        """
-        prepared = []
-        for observer in self._observers:
-            try:
-                if takes_batches(observer):
-                    prepared.append(observer.prepare(exchange))
-                elif not ignores(observer, exchange):
-                    return None
-            except Exception:  # an observer must not affect the response
-                logger.exception(_FAILED)
-                return None
-        return tuple(prepared)
+        self.send(exchange)
 
     def report_refused(self, request: Any, client: str, status: int) -> None:
         """
@@ -266,7 +207,7 @@ class Observation:
             request: gunicorn's request; None if it could not be parsed.
         """
         version = getattr(request, "version", None)
-        self._send(
+        self.send(
             Exchange(
                 method=getattr(request, "method", None) or "",
                 route="",
@@ -279,27 +220,80 @@ class Observation:
                 seconds=0.0,
                 first_byte_seconds=0.0,
                 principal="",
-                request_id=self._ids.new(),
+                request_id=self.ids.new(),
                 trace_id="",
                 is_cached=False,
                 client=client,
                 user_agent="",
                 upstream="",
-                target=getattr(request, "uri", None) or "",
+                target=_redacted(getattr(request, "uri", None) or ""),
                 protocol=f"HTTP/{version[0]}.{version[1]}" if version else "",
                 referrer="",
                 user="",
             )
         )
 
-    def _send(self, exchange: Exchange) -> None:
-        self.deliver()
-        for observer in self._observers:
+    def send(self, exchange: Exchange) -> None:
+        """Report an exchange, after those that are recorded."""
+        if self._recorded:
+            self.deliver()
+        for observer in self.observers:
             try:
                 observer(exchange)
             except Exception:  # an observer must not affect the response
-                logger.exception(_FAILED)
+                logger.exception("An observer of requests failed")
+
+    def record(self, request: KnownRequest, client: ClientSocket, began: float) -> None:
+        """
+        Record an exchange that has just ended, and that repeats another one.
+
+        Args:
+            request: was prepared for its repetitions.
+            began: when the request was received, in seconds of :func:`time.perf_counter`.
+        """
+        recorded = self._recorded
+        recorded += (request, client.address, began, client.answered_at, time.perf_counter(), time.time())
+        if len(recorded) >= _BATCH * _COLUMNS:
+            self.deliver()
+        elif not self._is_scheduled:
+            self._is_scheduled = True
+            gevent.spawn_later(_DELAY_SECONDS, self._deliver_later)
+
+    def deliver(self) -> None:
+        """Deliver the recorded exchanges to the observers."""
+        if not self._recorded:
+            return
+        recorded, self._recorded = self._recorded, []
+        requests, clients, began, answered, ended, ended_at = (recorded[n::_COLUMNS] for n in range(_COLUMNS))
+        repeated = Repetitions(
+            clients=[
+                self.proxies.client_of(client, request.forwarded) if request.forwarded else client
+                for request, client in zip(requests, clients, strict=True)
+            ],
+            ended_at=ended_at,
+            seconds=[*map(operator.sub, ended, began)],
+            first_byte_seconds=[*map(operator.sub, answered, began)],
+            new_ids=self.ids.some,
+        )
+        columns = zip(*[each.prepared for each in requests], strict=True)
+        for observer, prepared in zip(filter(takes_batches, self.observers), columns, strict=True):
+            try:
+                observer.observe_repeated(prepared, repeated)
+            except Exception:  # an observer must not affect the response
+                logger.exception("An observer of requests failed")
+
+    def _deliver_later(self) -> None:
+        self._is_scheduled = False
+        self.deliver()
 
 
-def _forwarded(head: RequestHead) -> str:
-    return head.header(b"x-forwarded-for") or head.header(b"forwarded")
+def trace_id(traceparent: str) -> str:
+    """Return the trace id of a traceparent header; empty if it is malformed or missing."""
+    match = TRACEPARENT.fullmatch(traceparent) if traceparent else None
+    return match[1] if match else ""
+
+
+def _redacted(target: str) -> str:
+    """Return path and query, with values of parameters that look like secrets masked."""
+    path, mark, query = target.partition("?")
+    return f"{path}?{_QUERY_SECRETS.sub(_MASKED, query)}" if mark else target

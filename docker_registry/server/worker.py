@@ -42,6 +42,7 @@ from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.resources.time_slices import TimeSlices
 from docker_registry.server import lingering_close, name_lookups, open_files, tls
 from docker_registry.server.access_log import AccessLog
+from docker_registry.server.cached_exchanges import CachedExchanges
 from docker_registry.server.client_socket import ClientSocket, PlainSocket, asks_to_close
 from docker_registry.server.connections import Activity, Connections
 from docker_registry.server.environment import number
@@ -113,6 +114,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._turns = Turns()
         self._cache = ResponseCache() if is_permitted(self.cfg, self.log) else None
         self._observation = Observation()
+        self._cached_exchanges = CachedExchanges(self._observation)
         self._health: Health | None = None
         self._inflight = InflightRequests()
 
@@ -339,7 +341,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
                 client.send_cached(hit, self.silence_seconds)
                 is_complete = True
             finally:
-                self._observation.report_cached(hit, client, began, is_complete=is_complete)
+                self._cached_exchanges.report(hit, client, began, is_complete=is_complete)
             self.nr += 1
             if self.nr >= self.max_requests:
                 self.alive = False

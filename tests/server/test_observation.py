@@ -12,7 +12,7 @@ import pytest
 from docker_registry.dependencies import Dependencies
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.http.clients import TrustedProxies
-from docker_registry.http.exchange import Exchange, RequestIds, trace_id
+from docker_registry.http.exchange import Exchange
 from docker_registry.logs.audit import AuditLog
 from docker_registry.logs.exchange_lines import (
     MAX_CHARACTERS,
@@ -31,8 +31,9 @@ from docker_registry.server.access_log import (
     _usual_line,
     basic_user,
 )
+from docker_registry.server.cached_exchanges import CachedExchanges
 from docker_registry.server.client_socket import PlainSocket
-from docker_registry.server.observation import _BATCH, Observation
+from docker_registry.server.observation import _BATCH, Observation, RequestIds, trace_id
 from docker_registry.server.response_cache import ResponseCache
 from docker_registry.services.mirrors import PullObserver
 from tests.server.test_response_cache import SETTLED_SECONDS, Connection, head_of
@@ -188,7 +189,7 @@ class TestARepeatedExchange:
             hit = cache.find(head_of(MANIFEST, *headers))
 
             def observe(seconds=0.0, **options):
-                observation.report_cached(hit, client, time.perf_counter() - seconds, **options)
+                CachedExchanges(observation).report(hit, client, time.perf_counter() - seconds, **options)
 
             return observe
 
@@ -205,7 +206,7 @@ class TestARepeatedExchange:
     def test_costs_few_calls(self, tmp_path, repeated, written, entries):
         metrics, observation = ServerMetrics(None, lambda _: None), Observation()
         for observer in (entries, metrics, AuditLog(str(tmp_path / "audit.log"))):
-            observation.add(observer)
+            observation.observers.append(observer)
         observe = repeated(observation, "User-Agent: a client")
         observe(is_complete=False)
         observe()
@@ -232,8 +233,8 @@ class TestARepeatedExchange:
 
     def test_keeps_its_place_among_others(self, repeated, written, entries):
         metrics, observation = ServerMetrics(None, lambda numbers: observation.deliver()), Observation()
-        observation.add(entries)
-        observation.add(metrics)
+        observation.observers.append(entries)
+        observation.observers.append(metrics)
         sizes = {"/a": 2, "/b": 3000}
         reports = [repeated(observation, target=path, bytes_out=size, notes={}) for path, size in sizes.items()]
         for observe in (*reports, *reports, reports[0]):
@@ -249,8 +250,8 @@ class TestARepeatedExchange:
     def test_of_mirrored_content_is_counted_with_others(self, repeated):
         driver, observation, recorder = MemoryDriver(), Observation(), MirrorRecorder(["hub"])
         pulls = Pulls(driver, lambda name: name.startswith("hub/"), ReadOnly(driver))
-        observation.add(recorder)
-        observation.add(PullObserver(pulls))
+        observation.observers.append(recorder)
+        observation.observers.append(PullObserver(pulls))
         reports = [repeated(observation, repository=name, digest="sha256:0") for name in ("hub/a", "acme/web")]
         for observe in 3 * reports:
             observe()
@@ -261,7 +262,7 @@ class TestARepeatedExchange:
 
     def test_that_was_slow_counts_as_such(self, repeated):
         metrics, observation = ServerMetrics(None, lambda numbers: observation.deliver()), Observation()
-        observation.add(metrics)
+        observation.observers.append(metrics)
         observe = repeated(observation)
         for seconds in (0.0, 0.007, 0.02, 70.0):
             observe(seconds)
@@ -271,8 +272,8 @@ class TestARepeatedExchange:
 
     def test_is_audited_at_once_if_it_is_a_login(self, tmp_path, repeated, written, entries):
         observation, audit = Observation(), AuditLog(str(tmp_path / "audit.log"))
-        observation.add(entries)
-        observation.add(audit)
+        observation.observers.append(entries)
+        observation.observers.append(audit)
         observe = repeated(observation, route="v2_base.check_version", user="me")
         for _ in range(3):
             observe()
@@ -283,8 +284,10 @@ class TestARepeatedExchange:
     @pytest.mark.parametrize("header", ["X-Forwarded-For: 192.0.2.7", "Forwarded: for=192.0.2.7"])
     def test_names_the_client_behind_a_proxy(self, repeated, written, header):
         observation = Observation()
-        observation.trust(TrustedProxies(["10.0.0.0/8"]))
-        observation.add(BatchEntries(written.extend, _usual_line, _prepare_usual_line, _repeated_usual_lines))
+        observation.proxies = TrustedProxies(["10.0.0.0/8"])
+        observation.observers.append(
+            BatchEntries(written.extend, _usual_line, _prepare_usual_line, _repeated_usual_lines)
+        )
         observe = repeated(observation, header, 'User-Agent: a"\x1b')
         observe()
         observe()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
-from docker_registry.api import requests
 from docker_registry.api.authorization import principal
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.responses import json_response, origin_headers
@@ -24,7 +23,6 @@ from docker_registry.registry.v1.tokens import Token
 def blueprint(pulls: Pulls) -> Blueprint:
     """Build the blueprint of the routes that pull images."""
     bp = Blueprint("v1_images", __name__)
-    bp.url_value_preprocessor(requests.parse_url_values)
 
     @bp.get("/v1/images/<image_id>/json")
     def get_json(image_id: ImageId) -> Response:
@@ -57,7 +55,6 @@ def blueprint(pulls: Pulls) -> Blueprint:
 def private_blueprint(pulls: Pulls, private: PrivateImages) -> Blueprint:
     """Build the blueprint of the routes that pull images of private repositories only; 404 for all others."""
     bp = Blueprint("v1_private_images", __name__)
-    bp.url_value_preprocessor(requests.parse_url_values)
 
     def check(image_id: ImageId) -> None:
         if not private.is_private_image(image_id):

@@ -27,7 +27,6 @@ _FIRST_WITH_PAYLOAD_CHECKSUM: Final = (0, 10)
 def blueprint(legacy: LegacyRegistry) -> Blueprint:
     """Build the blueprint."""
     bp = Blueprint("v1_pushes", __name__)
-    bp.url_value_preprocessor(requests.parse_url_values)
 
     @bp.put("/v1/images/<image_id>/json")
     def put_json(image_id: ImageId) -> Response:

@@ -34,7 +34,6 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, registry_endpoints: str
         delete: whether repositories may be deleted.
     """
     bp = Blueprint("v1_repositories", __name__)
-    bp.url_value_preprocessor(requests.parse_url_values)
 
     @bp.put("/v1/repositories/<path:repository>")
     def begin_push(repository: ImageRepositoryName) -> Response:
@@ -106,7 +105,6 @@ def properties_blueprint(
         delete: whether clients may delete tags, manifests and blobs, and therefore may hide repositories.
     """
     bp = Blueprint("v1_properties", __name__)
-    bp.url_value_preprocessor(requests.parse_url_values)
 
     @bp.get("/v1/repositories/<path:repository>/properties")
     def get_properties(repository: ImageRepositoryName) -> Response:

@@ -8,7 +8,8 @@ from typing import Final
 from flask import Response, request
 from werkzeug.http import http_date
 
-from docker_registry.api.responses import JSON, NOT_CACHED
+from docker_registry.api.flask_app import NOT_CACHED
+from docker_registry.api.responses import JSON
 from docker_registry.registry.v1.stored_results import Answer
 
 #: Constant Last-Modified of images, which never change; clients may send it in If-Range.

@@ -37,7 +37,6 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
         delete: whether tags may be deleted.
     """
     bp = Blueprint("v1_tags", __name__)
-    bp.url_value_preprocessor(requests.parse_url_values)
 
     @bp.get("/v1/repositories/<path:repository>/tags")
     def list_tags(repository: ImageRepositoryName) -> Response:

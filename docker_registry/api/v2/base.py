@@ -24,7 +24,6 @@ def blueprint(registry: OciRegistry, *, max_page_entries: int, listed_prefix: Ca
         listed_prefix: returns the beginning of the names that the current request has listed; empty for all.
     """
     bp = Blueprint("v2_base", __name__)
-    bp.url_value_preprocessor(requests.parse_url_values)
 
     @bp.get("/v2/")
     def check_version() -> Response:

@@ -23,7 +23,6 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete: bool) -> B
         delete: whether blobs may be deleted.
     """
     bp = Blueprint("v2_blobs", __name__)
-    bp.url_value_preprocessor(requests.parse_url_values)
 
     @bp.get("/v2/<path:name>/blobs/<digest>")
     def get_blob(name: RepositoryName, digest: Digest) -> Response:

@@ -23,7 +23,6 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
         delete_manifests: whether manifests may be deleted.
     """
     bp = Blueprint("v2_manifests", __name__)
-    bp.url_value_preprocessor(requests.parse_url_values)
 
     @bp.get("/v2/<path:name>/manifests/<reference>")
     def get_manifest(name: RepositoryName, reference: Reference) -> Response:

@@ -7,7 +7,6 @@ from collections.abc import Sequence
 
 from flask import Blueprint, Response, request
 
-from docker_registry.api import requests
 from docker_registry.api.responses import link_next
 from docker_registry.registry.manifest_payload import OCI_INDEX
 from docker_registry.registry.names import Digest, RepositoryName
@@ -22,7 +21,6 @@ def blueprint(registry: OciRegistry, *, max_page_entries: int) -> Blueprint:
         max_page_entries: maximum number of entries on a page.
     """
     bp = Blueprint("v2_referrers", __name__)
-    bp.url_value_preprocessor(requests.parse_url_values)
 
     @bp.get("/v2/<path:name>/referrers/<digest>")
     def list_referrers(name: RepositoryName, digest: Digest) -> Response:

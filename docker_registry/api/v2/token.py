@@ -25,7 +25,7 @@ from docker_registry.auth.client import Client
 from docker_registry.auth.rules.policy import as_client
 from docker_registry.auth.tokens.tokens import Tokens
 from docker_registry.errors import Invalid, Unauthorized
-from docker_registry.http.exchange import context_of
+from docker_registry.http.exchange import CONTEXT
 
 #: A hundred scopes take less.
 _MAX_FORM_BYTES: Final = 64 * 1024
@@ -71,7 +71,7 @@ def blueprint(
             client = control.log_in_again(refresh, origin.address())
         else:
             raise Invalid("The grant type is not supported.", supported=["password", "refresh_token"])
-        context_of(request.environ).principal = client.name
+        request.environ[CONTEXT].principal = client.name
         return _response(client, form.get("scope", []), refresh)
 
     def _refresh_token(client: Client, name: str) -> str | None:

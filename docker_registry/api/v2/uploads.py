@@ -23,7 +23,6 @@ def blueprint(registry: OciRegistry, origin: ClientOrigin) -> Blueprint:
         origin: finds the URL of the registry for clients that need absolute URLs.
     """
     bp = Blueprint("v2_uploads", __name__)
-    bp.url_value_preprocessor(requests.parse_url_values)
 
     @bp.post("/v2/<path:name>/blobs/uploads/")
     def start_upload(name: RepositoryName) -> Response:

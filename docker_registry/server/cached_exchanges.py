@@ -1,0 +1,90 @@
+"""Describes exchanges that were answered from the response cache; see :mod:`docker_registry.server.observation`."""
+
+from __future__ import annotations
+
+import logging
+import time
+from typing import Any
+
+from docker_registry.http.exchange import Exchange, ignores, takes_batches
+from docker_registry.server.client_socket import ClientSocket
+from docker_registry.server.observation import Observation, trace_id
+from docker_registry.server.request_head import RequestHead
+from docker_registry.server.response_cache import Hit
+
+logger = logging.getLogger(__name__)
+
+
+class CachedExchanges:
+    """Reports the exchanges of a worker that were answered from the response cache."""
+
+    def __init__(self, observation: Observation) -> None:
+        self._observation = observation
+
+    def report(self, hit: Hit, client: ClientSocket, began: float, *, is_complete: bool = True) -> None:
+        """
+        Report a request that was answered from the response cache.
+
+        Args:
+            began: when the request was received, in seconds of :func:`time.perf_counter`.
+            is_complete: whether the whole response was sent.
+        """
+        known = hit.request
+        if known is not None and known.prepared and is_complete:
+            self._observation.record(known, client, began)
+        elif hit.response.exchange is not None and not (known is not None and known.prepared == () and is_complete):
+            self._report_unrecorded(hit.response.exchange, hit, client, began, is_complete=is_complete)
+
+    def _report_unrecorded(
+        self, cached: Exchange, hit: Hit, client: ClientSocket, began: float, *, is_complete: bool
+    ) -> None:
+        """Report a cached response at once, or the first one of a request that is prepared for its repetitions."""
+        known, exchange = hit.request, self._cached(cached, hit, client, began)
+        if known is not None and is_complete and not known.is_prepared:
+            known.forwarded = _forwarded(hit.head)
+            known.prepared = self._prepare(exchange)
+            known.is_prepared = True
+        if known is None or not is_complete or known.prepared is None:
+            self._observation.send(exchange)
+        else:
+            self.report(hit, client, began)
+
+    def _cached(self, cached: Exchange, hit: Hit, client: ClientSocket, began: float) -> Exchange:
+        head = hit.head
+        traceparent = head.header(b"traceparent")
+        return cached._replace(
+            bytes_in=0,
+            bytes_out=cached.bytes_out if hit.fd is None and hit.blocks is None else client.file_bytes,
+            seconds=time.perf_counter() - began,
+            first_byte_seconds=client.answered_at - began,
+            request_id=self._observation.ids.adopt(head.header(b"x-request-id")),
+            trace_id=trace_id(traceparent),
+            is_cached=True,
+            client=self._observation.proxies.client_of(client.address, _forwarded(head)),
+            user_agent=head.header(b"user-agent"),
+            referrer=head.header(b"referer"),
+            traceparent=traceparent,
+        )
+
+    def _prepare(self, exchange: Exchange) -> tuple[Any, ...] | None:
+        """
+        Return what each batch observer prepares for the repetitions of an exchange.
+
+        Returns:
+            Empty if no observer needs them; None if one has to receive each of them at once.
+        """
+        prepared = []
+        for observer in self._observation.observers:
+            try:
+                if takes_batches(observer):
+                    prepared.append(observer.prepare(exchange))
+                elif not ignores(observer, exchange):
+                    return None
+            except Exception:  # an observer must not affect the response
+                logger.exception("An observer of requests failed")
+                return None
+        return tuple(prepared)
+
+
+def _forwarded(head: RequestHead) -> str:
+    return head.header(b"x-forwarded-for") or head.header(b"forwarded")
