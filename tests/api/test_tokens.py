@@ -17,7 +17,13 @@ from docker_registry.app import create_app
 from docker_registry.auth.tokens import json_web_tokens, scopes
 from docker_registry.auth.tokens.access_tokens import AccessTokens
 from docker_registry.auth.tokens.refresh_tokens import RefreshTokens
-from docker_registry.auth.tokens.signing_keys import ANNOUNCED_SECONDS, OVERLAP_SECONDS, PATH, SigningKey, SigningKeys
+from docker_registry.auth.tokens.signing_keys import (
+    ACTIVATION_DELAY_SECONDS,
+    OVERLAP_SECONDS,
+    PATH,
+    SigningKey,
+    SigningKeys,
+)
 from docker_registry.config.schema import Config
 from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
@@ -472,13 +478,15 @@ class TestASigningKey:
         clock.now += 91 * 86400
         assert keys.rotate_if_due()
         assert old.key_id == keys.current().key_id  # other hosts do not know the new one yet
-        clock.now += ANNOUNCED_SECONDS
+        clock.now += ACTIVATION_DELAY_SECONDS
         assert old.key_id != keys.current().key_id
         assert "alice" == there.verify(tokens.issue("alice", "", GRANT).text).user
         assert 2 == len(keys.all())
         clock.now += OVERLAP_SECONDS + 1
-        keys.rotate()
         assert old.key_id not in [key.key_id for key in keys.all()]
+        assert keys.find(old.key_id) is None
+        keys.rotate()
+        assert 2 == len(json.loads(keys._driver.get_content(PATH))["keys"])
 
     def test_that_is_damaged_is_an_error(self, keys):
         keys._driver.put_content(PATH, b"{")
@@ -487,7 +495,7 @@ class TestASigningKey:
 
     def test_shows_no_secret(self, keys):
         assert "PRIVATE" not in repr(keys.current())
-        assert SigningKey.load(keys.current().store()) is not None
+        assert SigningKey.from_json(keys.current().to_json()) is not None
 
 
 class TestManyTokens:

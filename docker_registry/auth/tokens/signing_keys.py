@@ -5,8 +5,8 @@ One file holds all of them, replaced by compare-and-swap::
 
     {"keys": [{"algorithm": "ES256", "created": 1790000000, "pem": "-----BEGIN PRIVATE KEY-----…"}]}
 
-The newest key signs, once it is a minute old, so that every host knows it by then. Older keys verify tokens until a day
-after they were replaced.
+The newest key that is at least a minute old signs: by then every host has read it. The first key signs at once. A key
+that was replaced verifies tokens for another day.
 """
 
 from __future__ import annotations
@@ -32,12 +32,12 @@ PATH: Final = f"{layout.AUTH}/signing-keys"
 ES256: Final = "ES256"
 RS256: Final = "RS256"
 
-#: A host reads the keys again after this time, or when it meets a token of an unknown key, at most every second.
+#: A host reads the keys again after this time, and for a token with an unknown key id, but at most once a second.
 REFRESH_SECONDS: Final = 30.0
 _MIN_REFRESH_SECONDS: Final = 1.0
 
 #: Age at which a new key begins to sign, and time for which a replaced one still verifies.
-ANNOUNCED_SECONDS: Final = 60.0
+ACTIVATION_DELAY_SECONDS: Final = 60.0
 OVERLAP_SECONDS: Final = 24 * 3600.0
 
 PrivateKey = ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey
@@ -73,16 +73,21 @@ class SigningKey:
         )
         return cls(key_id(private.public_key()), algorithm, created, private, private.public_key())
 
-    def store(self) -> dict[str, Any]:
-        """Return the key as it is stored."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the key in the form of the file, with the private part."""
         pem = self.private.private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         return {"algorithm": self.algorithm, "created": self.created, "pem": pem.decode()}
 
     @classmethod
-    def load(cls, stored: dict[str, Any]) -> SigningKey:
-        """Read a stored key."""
+    def from_json(cls, stored: dict[str, Any]) -> SigningKey:
+        """
+        Read a key from the form of the file.
+
+        Raises:
+            ValueError, KeyError, TypeError: it is not such a key.
+        """
         private = serialization.load_pem_private_key(stored["pem"].encode(), None)
         if not isinstance(private, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
             raise TypeError("not an EC or RSA key")
@@ -98,7 +103,11 @@ def key_id(public: PublicKey) -> str:
 
 
 class SigningKeys:
-    """All signing keys of a registry."""
+    """
+    All signing keys of a registry.
+
+    Every method raises StorageError if the store fails or the file is damaged.
+    """
 
     def __init__(
         self,
@@ -122,32 +131,26 @@ class SigningKeys:
         self._read_at = -REFRESH_SECONDS
 
     def current(self) -> SigningKey:
-        """
-        Return the key to sign with; generate the first one.
-
-        Raises:
-            StorageError: the store failed.
-        """
+        """Return the key to sign with; generate one if the store has none."""
         keys = self.all()
-        old_enough = [key for key in keys if key.created <= self._now() - ANNOUNCED_SECONDS]
+        old_enough = [key for key in keys if key.created <= self._now() - ACTIVATION_DELAY_SECONDS]
         return old_enough[-1] if old_enough else keys[0]
 
     def all(self) -> tuple[SigningKey, ...]:
-        """Return all keys that verify tokens, the oldest first; generate the first one."""
+        """Return the keys that verify tokens, the oldest first; generate one if the store has none."""
         if not self._keys or self._now() - self._read_at >= REFRESH_SECONDS:
             self._read()
         if not self._keys:
             self._change(lambda keys: keys or (self._new(),))
-        return self._keys
+        return self._unexpired(self._keys)
 
     def find(self, wanted: str) -> SigningKey | None:
-        """Return the key of an id; None if there is none."""
-        for key in self.all():
-            if key.key_id == wanted:
-                return key
-        if self._now() - self._read_at >= _MIN_REFRESH_SECONDS:
+        """Return the key of an id; None if no key that verifies tokens has it."""
+        by_id = {key.key_id: key for key in self.all()}
+        if wanted not in by_id and self._now() - self._read_at >= _MIN_REFRESH_SECONDS:
             self._read()
-        return next((key for key in self._keys if key.key_id == wanted), None)
+            by_id = {key.key_id: key for key in self._unexpired(self._keys)}
+        return by_id.get(wanted)
 
     def rotate(self) -> SigningKey:
         """Add a new key, which signs from a minute later on, and remove those that were replaced a day ago."""
@@ -161,15 +164,15 @@ class SigningKeys:
         self.rotate()
         return True
 
-    # ------------------------------------------------------------------------------------------------- steps
-
     def _new(self) -> SigningKey:
         return run_in_thread(SigningKey.generate, self._algorithm, self._now())
 
-    def _unexpired(self, keys: Sequence[SigningKey]) -> list[SigningKey]:
-        """Return the keys that are in use or were replaced less than a day ago."""
+    def _unexpired(self, keys: Sequence[SigningKey]) -> tuple[SigningKey, ...]:
+        """Return the keys that are in use or were replaced at most a day ago."""
         since = self._now() - OVERLAP_SECONDS
-        return [key for number, key in enumerate(keys) if number + 1 == len(keys) or keys[number + 1].created >= since]
+        return tuple(
+            key for number, key in enumerate(keys) if number + 1 == len(keys) or keys[number + 1].created >= since
+        )
 
     def _read(self) -> None:
         self._load(self._driver.find_versioned(PATH))
@@ -182,7 +185,7 @@ class SigningKeys:
         def make(stored: Versioned | None) -> bytes | None:
             self._load(stored)
             keys = change(self._keys)
-            return None if keys == self._keys else json.dumps({"keys": [key.store() for key in keys]}).encode()
+            return None if keys == self._keys else json.dumps({"keys": [key.to_json() for key in keys]}).encode()
 
         stored_document.change(self._driver, PATH, make)
         self._read()
@@ -190,6 +193,6 @@ class SigningKeys:
 
 def _parse(content: bytes) -> tuple[SigningKey, ...]:
     try:
-        return tuple(SigningKey.load(stored) for stored in json.loads(content)["keys"])
+        return tuple(SigningKey.from_json(stored) for stored in json.loads(content)["keys"])
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{PATH} is damaged: {type(error).__name__}") from None
