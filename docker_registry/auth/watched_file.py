@@ -1,4 +1,4 @@
-"""A file of the operator that is reloaded when it changes."""
+"""Reloads an operator's file when it changes."""
 
 from __future__ import annotations
 
@@ -15,10 +15,8 @@ logger = logging.getLogger(__name__)
 
 Content = TypeVar("Content")
 
-#: A larger file is rejected: it cannot have been written by hand, and parsing it would stop other requests.
+#: A larger file is rejected: it cannot have been written by hand, and parsing it would block the event loop.
 MAX_BYTES: Final = 16 * 1024 * 1024
-
-_Signature = tuple[int, int, int, int, int]
 
 
 class WatchedFile(Generic[Content]):
@@ -27,6 +25,9 @@ class WatchedFile(Generic[Content]):
 
     The path is followed through symbolic links at each check, so replacing a link (as Kubernetes does with mounted
     secrets) reloads the file too. A version that cannot be used is logged once, and the last usable one stays in force.
+
+    Attributes:
+        version: how many different contents were loaded; 1 after construction.
     """
 
     def __init__(
@@ -40,7 +41,7 @@ class WatchedFile(Generic[Content]):
 
         Args:
             parse: converts the bytes of the file, given its path for messages; raises :class:`ConfigError`.
-            on_reload: called with a sentence when another version is in force.
+            on_reload: called with a message for the audit log after changed content was loaded.
 
         Raises:
             ConfigError: the file cannot be read or used.
@@ -49,7 +50,7 @@ class WatchedFile(Generic[Content]):
         self._parse = parse
         self._on_reload = on_reload
         self._bytes = b""
-        self._signature: _Signature | None = None
+        self._signature: dependencies.Signature = None
         self._failure = ""
         self._content: Content
         self.version = 0
@@ -61,15 +62,15 @@ class WatchedFile(Generic[Content]):
             found = self.path.stat()
         except OSError as error:
             dependencies.make_uncacheable()
-            self._complain(f"{self.path} cannot be read: {error.strerror}")
+            self._log_failure(f"{self.path} cannot be read: {error.strerror}")
             return self._content
         dependencies.record(str(self.path), found)
-        if _sign(found) != self._signature:
+        if dependencies.signature_of(found) != self._signature:
             try:
                 self._load()
             except ConfigError as error:
                 dependencies.make_uncacheable()
-                self._complain(str(error))
+                self._log_failure(str(error))
         return self._content
 
     def _load(self) -> None:
@@ -81,6 +82,9 @@ class WatchedFile(Generic[Content]):
             raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from None
         if len(content) > MAX_BYTES:
             raise ConfigError(f"{self.path} is larger than {MAX_BYTES // 1024**2} MiB")
+        # Set before the content is parsed, so that a version that cannot be used is read once, not by every request. A
+        # file that changed within the last tick of the clock may change again without a new signature.
+        self._signature = None if dependencies.may_change_unnoticed(found) else dependencies.signature_of(found)
         if self.version == 0 or content != self._bytes:
             self._content = self._parse(content, self.path)
             self._bytes = content
@@ -88,15 +92,9 @@ class WatchedFile(Generic[Content]):
             if self.version > 1:
                 logger.info("%s was reloaded", self.path)
                 self._on_reload(f"{self.path} was reloaded")
-        # A file that changed within the last tick of the clock may change again without a new signature.
-        self._signature = None if dependencies.may_change_unnoticed(found) else _sign(found)
         self._failure = ""
 
-    def _complain(self, sentence: str) -> None:
+    def _log_failure(self, sentence: str) -> None:
         if sentence != self._failure:
             logger.error("%s; the last usable version stays in force", sentence)
             self._failure = sentence
-
-
-def _sign(found: os.stat_result) -> _Signature:
-    return found.st_dev, found.st_ino, found.st_size, found.st_mtime_ns, found.st_ctime_ns

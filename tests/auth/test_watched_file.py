@@ -1,0 +1,26 @@
+from docker_registry import dependencies
+from docker_registry.auth.watched_file import WatchedFile
+from docker_registry.errors import ConfigError
+from tests.support.timing import wait_until
+
+
+class TestAVersionThatCannotBeUsed:
+    def test_is_parsed_once(self, tmp_path):
+        path, parsed = tmp_path / "rules", []
+
+        def parse(content, path):
+            parsed.append(content)
+            if content == b"bad":
+                raise ConfigError(f"{path} is bad")
+            return content
+
+        path.write_bytes(b"good")
+        watched = WatchedFile(path, parse)
+        path.write_bytes(b"bad")
+        wait_until(lambda: not dependencies.may_change_unnoticed(path.stat()))
+        assert [b"good"] * 5 == [watched.get() for _ in range(5)]
+        assert [b"good", b"bad"] == parsed
+        path.write_bytes(b"good")
+        assert b"good" == watched.get()
+        path.write_bytes(b"better")
+        assert b"better" == watched.get()
