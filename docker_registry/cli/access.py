@@ -1,4 +1,4 @@
-"""``docker-registry access check``: explain whether a user may do something."""
+"""``docker-registry access check``: explain whether the access rules allow an action."""
 
 from __future__ import annotations
 
@@ -6,22 +6,27 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.cli.command import INCOMPLETE, Command, load_config
+from docker_registry.cli.command import Command, load_config
 from docker_registry.cli.keys import opened_services
 
 if TYPE_CHECKING:
     from docker_registry.auth.rules.rules import Rule, Rules
 
 
+#: Exit status if the action is not allowed.
+DENIED: Final = 1
+
+
 def run(chosen: argparse.Namespace) -> int:
     """
-    Print the decision and the rule behind it.
+    Print whether the rules, and the scopes of a robot, allow an action; private repositories are not considered.
 
     Returns:
         0 if the action is allowed, 1 if it is not.
 
     Raises:
-        ConfigError: there is no access control, or a file cannot be used.
+        ConfigError: access control is not configured, or a file cannot be used.
+        Invalid: the robot is unknown or has expired, or the address is not one.
         NameInvalid, TagInvalid: the repository or the tag is not valid.
     """
     from docker_registry import services
@@ -37,28 +42,32 @@ def run(chosen: argparse.Namespace) -> int:
 
     config = load_config()
     if not services.has_access_control(config):
-        raise ConfigError("There is no access control: neither auth.htpasswd nor auth.rules is set.")
+        raise ConfigError("Access control is not configured (auth).")
     logins = Logins(config.auth.htpasswd)
     rules_file = None if config.auth.rules is None else WatchedFile(config.auth.rules, rules.parse)
     control = AccessControl(OpenPolicy(), logins=logins, rules_file=rules_file)
-    limits = _limits(chosen.user)
+    scopes = _robot_scopes(chosen.user)
     address = parse_address(chosen.address)
     if chosen.address and address is None:
         raise Invalid(f"{chosen.address} is not an address.")
     name, _, tag = chosen.repository.partition(":")
-    client = Client(chosen.user, frozenset(chosen.group), address, limits=limits)
+    client = Client(chosen.user, frozenset(chosen.group), address, limits=scopes)
     rule = control.policy.rule(client, Action(chosen.do), RepositoryName.parse(name), Tag.parse(tag) if tag else None)
-    is_known = client.is_anonymous or limits is not None or client.name in logins.users()
-    _print(
-        chosen,
-        rule,
-        _reason(rule, has_rules=config.auth.rules is not None, is_known=is_known, is_robot=limits is not None),
-    )
-    return 0 if rule is not None else INCOMPLETE
+    reason = _reason(rule, has_rules=rules_file is not None, is_robot=scopes is not None)
+    if scopes is None and not client.is_anonymous and client.name not in logins.users():
+        known = "no such user in auth.htpasswd" if config.auth.htpasswd is not None else "the user was not looked up"
+        reason = f"{reason}; {known}"
+    _print(chosen, rule, reason)
+    return 0 if rule is not None else DENIED
 
 
-def _limits(user: str) -> Rules | None:
-    """Return the scopes of a robot; None for a user."""
+def _robot_scopes(user: str) -> Rules | None:
+    """
+    Return the scopes of a robot as rules; None for a user.
+
+    Raises:
+        Invalid: there is no such robot, or it has expired.
+    """
     from docker_registry.auth.users.robots import PREFIX, Robots
     from docker_registry.errors import Invalid
 
@@ -71,13 +80,12 @@ def _limits(user: str) -> Rules | None:
     return robot.limits
 
 
-def _reason(rule: Rule | None, *, has_rules: bool, is_known: bool, is_robot: bool) -> str:
-    unknown = "" if is_known else "; the htpasswd file has no such user"
-    if is_robot and rule is None:
-        return "no rule and scope of the robot together allow it"
-    if not has_rules:
-        return ("users may do everything, as there is no rules file" if rule else "there is no rules file") + unknown
-    return (f"the rule in line {rule.line}" if rule else "no rule allows it") + unknown
+def _reason(rule: Rule | None, *, has_rules: bool, is_robot: bool) -> str:
+    if rule is not None:
+        return f"the rule in line {rule.line}" if has_rules else "users may do everything, as there is no rules file"
+    if is_robot:
+        return "no rule allows it, or no scope of the robot does"
+    return "no rule allows it" if has_rules else "without a rules file, anonymous clients may do nothing"
 
 
 def _print(chosen: argparse.Namespace, rule: Rule | None, reason: str) -> None:
@@ -94,11 +102,15 @@ def _print(chosen: argparse.Namespace, rule: Rule | None, reason: str) -> None:
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
     from docker_registry.registry.access import Action
 
-    actions = parser.add_subparsers(dest="action", metavar="ACTION", required=True)
-    check = actions.add_parser("check", help="explain whether a user may do something")
+    actions = parser.add_subparsers(dest="action", metavar="COMMAND", required=True)
+    check = actions.add_parser("check", help="explain whether the access rules allow an action")
     check.add_argument("user", metavar="USER", help="a user, or anonymous")
     check.add_argument("do", metavar="ACTION", choices=[action.value for action in Action], help="pull, push, …")
-    check.add_argument("repository", metavar="NAME[:TAG]", help="a repository; without a tag: content by its digest")
+    check.add_argument(
+        "repository",
+        metavar="NAME[:TAG]",
+        help="repository and tag; without a tag, the whole repository or content by its digest",
+    )
     check.add_argument("--address", help="address of the client, for rules about networks")
     check.add_argument("--group", action="append", default=[], help="a group that an identity provider reports")
     check.add_argument("--json", action="store_true", help="print one JSON document")

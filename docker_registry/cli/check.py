@@ -1,4 +1,4 @@
-"""``docker-registry check``: test the configuration and the store without serving."""
+"""``docker-registry check``: check the configuration and the store without serving."""
 
 from __future__ import annotations
 
@@ -17,7 +17,14 @@ if TYPE_CHECKING:
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Check what the server checks when it starts; the server may be running."""
+    """
+    Run the checks of a start, also beside a running server.
+
+    As at a start, a missing storage folder is created, and the process switches to the user of the workers.
+
+    Returns:
+        0; every failure is raised.
+    """
     from docker_registry import services
     from docker_registry.server import launch
 
@@ -28,7 +35,7 @@ def run(chosen: argparse.Namespace) -> int:
     config = load_config()
     folder = services.storage_folder(config)
     if folder is not None:
-        launch.give_folder(folder, uid, gid)
+        launch.create_store_folder(folder, uid, gid)
     launch.become(uid, gid)
     summary = check(config)
     print(json.dumps(asdict(summary)) if chosen.json else "\n".join(summary.lines()))
@@ -41,7 +48,8 @@ class Summary:
     What a check has found.
 
     Attributes:
-        private_repositories: their number; whether they are served is a setting.
+        private_repositories: their number.
+        private_visible_to: the clients that see them.
         read_only: why writes are refused; None if they are not.
     """
 
@@ -50,7 +58,7 @@ class Summary:
     path: str
     storage: str
     private_repositories: int
-    serve_private: bool
+    private_visible_to: str
     read_only: str | None
 
     def lines(self) -> list[str]:
@@ -60,19 +68,18 @@ class Summary:
             lines.append(f"read-only: {self.read_only}")
         if self.private_repositories:
             noun = "repository" if self.private_repositories == 1 else "repositories"
-            access = "everyone may see them" if self.serve_private else "hidden from everyone"
-            lines.append(f"{self.private_repositories} private {noun}: {access} (serve_private)")
+            lines.append(f"{self.private_repositories} private {noun}, visible to {self.private_visible_to}")
         return lines
 
 
 def check(config: Config) -> Summary:
     """
-    Check gunicorn's options, build all services, and try out the store.
+    Check gunicorn's options, build all services, and write to the store (only read it while the registry is read-only).
 
     Raises:
         ConfigError, StorageError: gunicorn rejects an option, the TLS files cannot be used,
             :func:`docker_registry.services.build` or :meth:`~docker_registry.services.Services.check_start` fails, or
-            the store cannot be written.
+            the store cannot be used.
     """
     from docker_registry import services
     from docker_registry.server import launch
@@ -84,16 +91,27 @@ def check(config: Config) -> Summary:
         try:
             built.probe_store()
         except StorageError as error:
-            raise StorageError(f"The store cannot be written: {error}") from None
+            raise StorageError(f"The store cannot be used: {error}") from None
         return Summary(
             version=__version__,
             flavor=config.flavor,
             path=str(config.path),
             storage=config.storage,
             private_repositories=len(built.registry.private_repositories.names()),
-            serve_private=config.serve_private,
+            private_visible_to=_private_visible_to(config),
             read_only=built.read_only.why,
         )
+
+
+def _private_visible_to(config: Config) -> str:
+    """Return which clients see private repositories."""
+    from docker_registry import services
+
+    if config.serve_private:
+        return "everyone (serve_private)"
+    if not config.standalone:
+        return "clients with a token of the Index"
+    return "users whose rules allow it" if services.has_access_control(config) else "no client (serve_private)"
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -101,4 +119,4 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("config", nargs="?", metavar="CONFIG", help="the configuration file")
 
 
-COMMAND: Final = Command("check", "try out the configuration and the store without serving", run, _add_arguments)
+COMMAND: Final = Command("check", "check the configuration and the store without serving", run, _add_arguments)

@@ -64,7 +64,7 @@ class DiffWorker:
         """Process the queue until :meth:`stop` is called; pause and retry when Redis or the store is unavailable."""
         while not self._is_stopped:
             self._read_only.refresh()
-            if self._read_only.why is not None:
+            if self._read_only.is_on:
                 time.sleep(_WAIT_SECONDS)
                 continue
             try:

@@ -41,7 +41,7 @@ def opened_tokens() -> Iterator[Tokens]:
     Open the tokens of the configured store.
 
     Raises:
-        ConfigError: there is no access control.
+        ConfigError: access control is not configured.
     """
     from docker_registry import services
 
@@ -55,14 +55,14 @@ def opened_services() -> Iterator[Services]:
     Open the parts of a registry with access control.
 
     Raises:
-        ConfigError: there is no access control.
+        ConfigError: access control is not configured.
     """
     from docker_registry import services
     from docker_registry.errors import ConfigError
 
     config = load_config()
     if not services.has_access_control(config):
-        raise ConfigError("There is no access control: neither auth.htpasswd nor auth.rules is set.")
+        raise ConfigError("Access control is not configured (auth).")
     with services.build(config) as built:
         yield built
 

@@ -131,7 +131,7 @@ def _check_writable(built: Services) -> None:
     Raises:
         ConfigError: it is read-only.
     """
-    if built.read_only.why is not None:
+    if built.read_only.is_on:
         raise ConfigError("The registry is read-only.", why=built.read_only.why)
 
 

@@ -22,9 +22,9 @@ def run(chosen: argparse.Namespace) -> int:
     else:
         read_only.refresh()
     if chosen.json:
-        print(json.dumps({"read_only": read_only.why is not None, "why": read_only.why}))
+        print(json.dumps({"read_only": read_only.is_on, "why": read_only.why}))
     else:
-        print("writes are allowed" if read_only.why is None else f"read-only: {read_only.why}")
+        print(f"read-only: {read_only.why}" if read_only.is_on else "writes are allowed")
     return 0
 
 

@@ -44,7 +44,7 @@ def run(arguments: argparse.Namespace) -> int:
     uid, gid = launch.owner(os.environ)
     folder = services.storage_folder(config)
     if folder is not None:
-        launch.give_folder(folder, uid, gid)
+        launch.create_store_folder(folder, uid, gid)
 
     def check_as_worker(config: Config) -> int:
         launch.become(uid, gid)  # files that the check creates in the store must belong to the workers

@@ -131,7 +131,8 @@ class Config:
         None, "V1: value of X-Docker-Endpoints. The Host of the request when unset."
     )
     serve_private: bool = setting(
-        False, "V1: serve private repositories to everyone; `false` hides them from everyone."
+        False,
+        "V1: serve private repositories to everyone; `false` hides them, or with users from anonymous clients.",
     )
     max_unpacked_layer_bytes: int = setting(
         68719476736, "V1: largest unpacked size of a layer whose files are listed.", unit="bytes", minimum=1

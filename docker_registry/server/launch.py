@@ -104,7 +104,7 @@ def become(uid: int, gid: int) -> None:
         set_owner_process(uid, gid)
 
 
-def give_folder(folder: Path, uid: int, gid: int) -> None:
+def create_store_folder(folder: Path, uid: int, gid: int) -> None:
     """
     Create the folder of a new store, owned by the user that workers run as; leave an existing one unchanged.
 

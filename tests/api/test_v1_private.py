@@ -104,7 +104,7 @@ class TestAPrivateRepository:
             assert (404, "Image not found") == error(docker.get(f"/private_images/{OWN.text}/{part}"))
 
     def test_is_reported_at_startup(self, servers):
-        assert "1 private repository: everyone may see them (serve_private)" in servers[1].log.read_text()
+        assert "1 private repository, visible to everyone (serve_private)" in servers[1].log.read_text()
 
     def test_has_no_images_that_other_repositories_could_tag(self, docker):
         answer = docker.put("/repositories/acme/web/tags/stolen", json.dumps(OWN.text))
@@ -141,7 +141,7 @@ class TestATreeOf071:
     def test_hides_its_private_repository(self, tmp_path):
         store = v1_trees.copy("registry-0.7.1", tmp_path / "store")
         with Server(store) as server, Docker(server.url) as docker:
-            assert "1 private repository: hidden from everyone (serve_private)" in server.log.read_text()
+            assert "1 private repository, visible to no client (serve_private)" in server.log.read_text()
             assert (404, "Repository not found") == error(docker.get(f"/repositories/{v1_trees.SECRET}/tags"))
             for text in v1_trees.SECRET_IMAGES:
                 assert (404, "Image not found") == error(docker.get(f"/images/{text}/layer"))

@@ -52,7 +52,7 @@ class TestTheKeysCommand:
     def test_requires_access_control(self, store, tmp_path, capsys, command):
         (tmp_path / "config.yml").write_text("dev: {storage: memory}")
         assert 2 == main(command)
-        assert "no access control" in capsys.readouterr().err
+        assert "Access control is not configured" in capsys.readouterr().err
 
 
 class TestTheTokenCommand:

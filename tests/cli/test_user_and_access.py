@@ -99,7 +99,7 @@ class TestTheAccessCommand:
             (["alice", "push", "acme/web:v1"], 0, "allowed: the rule in line 5"),
             (["alice", "push", "acme/web:latest"], 1, "denied: no rule allows it"),
             (["anonymous", "pull", "public/web"], 0, "allowed: the rule in line 6"),
-            (["carol", "push", "carol/x"], 0, "allowed: the rule in line 7; the htpasswd file has no such user"),
+            (["carol", "push", "carol/x"], 0, "allowed: the rule in line 7; no such user in auth.htpasswd"),
         ],
     )
     def test_explains(self, folder, capsys, arguments, status, sentence):
@@ -125,4 +125,4 @@ class TestTheAccessCommand:
     def test_requires_access_control(self, folder, capsys):
         (folder / "config.yml").write_text("dev: {storage: memory}")
         assert 2 == main(["access", "check", "alice", "pull", "x"])
-        assert "no access control" in capsys.readouterr().err
+        assert "Access control is not configured" in capsys.readouterr().err
