@@ -169,8 +169,8 @@ def _add_index(app: Application, services: Services) -> None:
         app,
         index,
         privileged_key=open_privileged_key(config),
-        has_tokens=not config.disable_token_auth,
-        before_put_image_json=partial(events.before_put_image_json.connect, sender=services.registry.driver),
+        check_tokens=not config.disable_token_auth,
+        connect_before_put_image_json=partial(events.before_put_image_json.connect, sender=services.registry.driver),
     )
 
 

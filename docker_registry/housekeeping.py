@@ -1,4 +1,4 @@
-"""Background work of a worker: purging uploads, adopting repositories, rebuilding the search index."""
+"""Background work of a worker: purging uploads, maintaining catalog and tokens, rebuilding the search index."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from docker_registry.services import Services
 
 logger = logging.getLogger(__name__)
 
-#: Time between two publications of the state of mirrored registries.
+#: Time between two publications of the state of the upstreams.
 _STATUS_SECONDS: Final = 60.0
 
 #: How long the lease for rebuilding a search index is held.
@@ -24,22 +24,24 @@ _REINDEX_SECONDS: Final = 3600
 
 def start(services: Services) -> None:
     """
-    Watch the health of the worker, publish metrics, and run housekeeping every ``upload_purge_interval`` seconds.
+    Read the read-only switch once, then start the greenlets of the worker, which live as long as it does.
 
-    All run in greenlets that live as long as the worker.
+    They watch the read-only switch, the health of the worker, access control and mirrors, publish metrics, and run
+    housekeeping every ``upload_purge_interval`` seconds.
     """
     services.read_only.refresh()
     gevent.spawn(services.read_only.watch, gevent.sleep)
     gevent.spawn(services.health.watch)
     if services.access_control is not None:
         gevent.spawn(services.access_control.watch, gevent.sleep)
-    if services.mirror is not None:
+    mirror = services.mirror
+    if mirror is not None:
         gevent.spawn(_publish_mirror_status, services)
-    if services.mirror is not None and services.mirror.pulls is not None and services.mirror.eviction is not None:
-        gevent.spawn(services.mirror.pulls.watch, gevent.sleep)
-        gevent.spawn(services.mirror.eviction.watch, gevent.sleep)
-    elif services.mirror is not None:
-        gevent.spawn(_reclaim, services)
+        if mirror.pulls is not None and mirror.eviction is not None:
+            gevent.spawn(mirror.pulls.watch, gevent.sleep)
+            gevent.spawn(mirror.eviction.watch, gevent.sleep)
+        else:
+            gevent.spawn(_reclaim, services)
     if services.metrics is not None:
         services.metrics.start()
         if services.config.metrics_address:
@@ -48,23 +50,23 @@ def start(services: Services) -> None:
 
 
 def _publish_mirror_status(services: Services) -> None:
-    """Publish what is known of upstreams, for ever; the body of a greenlet."""
+    """Publish the state of the upstreams forever; runs in a greenlet."""
     mirror, recorder = services.mirror, services.mirror_recorder
     while mirror is not None and recorder is not None:
         gevent.sleep(_STATUS_SECONDS)
         try:
             mirror.publish_status(recorder.counts)
         except RegistryError as error:
-            logger.warning("the state of the mirrored registries was not published: %s", error)
+            logger.warning("the state of the upstreams was not published: %s", error)
 
 
 def _reclaim(services: Services) -> None:
-    """Remove the bytes of purged content, where no task evicts content and does that too."""
+    """Reclaim the bytes of purged content in a mirror without eviction; eviction reclaims them itself."""
     while True:
         gevent.sleep(MOVE_SECONDS)
         try:
-            if services.read_only.why is None and services.registry.leases.take("reclamation", MOVE_SECONDS / 2):
-                services.registry.reclamation.run(lambda: services.read_only.why is not None)
+            if not services.read_only.is_on and services.registry.leases.take("reclamation", MOVE_SECONDS / 2):
+                services.registry.reclamation.run(lambda: services.read_only.is_on)
         except RegistryError as error:
             logger.warning("bytes without references could not be removed: %s", error)
 
@@ -72,45 +74,49 @@ def _reclaim(services: Services) -> None:
 def _run(services: Services) -> None:
     interval_seconds = services.config.upload_purge_interval
     while True:
-        if services.read_only.why is not None:  # every few seconds: what is due follows when writes are allowed again
+        if services.read_only.is_on:  # poll, so that overdue work runs within seconds after writes are allowed again
             gevent.sleep(REFRESH_SECONDS)
             continue
         try:
-            # The lease lasts half of the interval: the next run of any worker finds it free, a concurrent run does not.
+            # Half of the interval: the lease has ended when the next run is due, and is still held during this one.
             if services.registry.leases.take("housekeeping", interval_seconds / 2):
-                for step in (_purge, _keep_up_tokens, _remove_leftovers):
-                    if services.read_only.why is None:
+                for step in (_purge, _maintain_tokens, _remove_leftovers):
+                    if not services.read_only.is_on:
                         step(services)
-            if services.read_only.why is None:
+            if not services.read_only.is_on:
                 _fill_search_index(services)
         except RegistryError as error:
             logger.warning("housekeeping failed and will be retried: %s", error)
+        except Exception:  # an unexpected error of one run must not end the later ones
+            logger.exception("housekeeping failed and will be retried")
         gevent.sleep(interval_seconds)
 
 
 def _purge(services: Services) -> None:
     upload_ttl_seconds = services.config.upload_ttl
     read_only = services.read_only
-    purged, adopted = services.registry.run_housekeeping(upload_ttl_seconds, lambda: read_only.why is not None)
-    # At once: uploads that begin before it is recorded are missing in the metrics.
-    if services.metrics is not None and read_only.why is None:
-        services.metrics.record_uploads_left(services.registry.uploads.counts.left)
-    message = f"purged {purged} abandoned uploads, adopted {adopted} repositories of other servers"
+    purged, adopted = services.registry.run_housekeeping(upload_ttl_seconds, lambda: read_only.is_on)
+    # Record immediately: an upload that starts between the purge and this call is missing from the gauge.
+    if services.metrics is not None and not read_only.is_on:
+        services.metrics.record_open_uploads(services.registry.uploads.counts.remaining)
+    message = (
+        f"deleted {purged} abandoned uploads, added {adopted} repositories written by other software to the catalog"
+    )
     logger.info(message)
     if services.audit is not None and (purged or adopted):
         services.audit.record_housekeeping(message)
 
 
-def _keep_up_tokens(services: Services) -> None:
+def _maintain_tokens(services: Services) -> None:
     if services.access_control is None or services.access_control.tokens is None:
         return
-    if (changed := services.access_control.tokens.keep_up()) and services.audit is not None:
+    if (changed := services.access_control.tokens.maintain()) and services.audit is not None:
         services.audit.record_housekeeping(changed)
 
 
 def _remove_leftovers(services: Services) -> None:
     def is_stopped() -> bool:
-        return services.read_only.why is not None
+        return services.read_only.is_on
 
     if services.mirror is not None:
         services.mirror.transfers.purge(services.config.upload_ttl, is_stopped)

@@ -166,7 +166,7 @@ class Application(Flask):
 class ImageResolver(Protocol):
     """Hides images of API V1."""
 
-    def resolve_image(self, image_id: ImageId, *, principal: Principal, with_ancestors: bool = False) -> ImageId:
+    def hide_unless_visible(self, image_id: ImageId, *, principal: Principal, with_ancestors: bool = False) -> ImageId:
         """Return the id of an image, or its hidden form; optionally also if one of its ancestors is hidden."""
         ...
 
@@ -244,7 +244,7 @@ def hide_names(app: Flask, access: Access, images: ImageResolver | None) -> None
                 if ACTIONS[endpoint] is Action.PUSH and PRINCIPAL in request.environ:
                     continue  # a push may name an image that the client may not see
                 with_ancestors = endpoint in _ABOUT_ANCESTORS
-                values[key] = images.resolve_image(value, principal=client, with_ancestors=with_ancestors)
+                values[key] = images.hide_unless_visible(value, principal=client, with_ancestors=with_ancestors)
 
 
 def refuse_while_read_only(app: Flask, read_only: ReadOnly) -> None:

@@ -44,7 +44,7 @@ class ServerMetrics:
         self._repositories = RepositoryCounts() if by_repository else None
         self._shared = None if folder is None else SharedNumbers(folder)
         self._collect = collect
-        self._uploads_left: tuple[float, float] | None = None
+        self._open_uploads: tuple[float, float] | None = None
         self._publisher: gevent.Greenlet[[], None] | None = None
 
     def __call__(self, exchange: Exchange) -> None:
@@ -77,10 +77,10 @@ class ServerMetrics:
             self._publisher.kill(timeout=_CLOSE_SECONDS)
             _publish(self._shared, self._numbers())
 
-    def record_uploads_left(self, count: int) -> None:
-        """Record how many uploads a purge has left in the store."""
+    def record_open_uploads(self, count: int) -> None:
+        """Record how many open uploads a purge found and kept."""
         total, _ = run_in_thread(self._total, self._numbers())
-        self._uploads_left = (time.time(), count - unfinished(total.counters))
+        self._open_uploads = (time.time(), count - unfinished(total.counters))
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
         """
@@ -98,8 +98,8 @@ class ServerMetrics:
         numbers.series = {labels: row.copy() for labels, row in self._recorder.series.items()}
         if self._repositories is not None:
             numbers.repositories = self._repositories.snapshot()
-        if self._uploads_left is not None:
-            numbers.latest[OPEN_UPLOADS.name] = self._uploads_left
+        if self._open_uploads is not None:
+            numbers.latest[OPEN_UPLOADS.name] = self._open_uploads
         return numbers
 
     def _publish_forever(self) -> None:

@@ -142,7 +142,7 @@ class OciRegistry:
         Returns:
             The number of deleted uploads and the number of added repositories.
         """
-        self.uploads.counts.left = 0
+        self.uploads.counts.remaining = 0
         purged = self.uploads.purge(None, upload_ttl_seconds, is_stopped)
         for name in self.slices.pace(self.repositories.folders()):
             if is_stopped():

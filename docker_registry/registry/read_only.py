@@ -41,6 +41,11 @@ class ReadOnly:
     def __init__(self, driver: StorageDriver) -> None:
         self._driver = driver
 
+    @property
+    def is_on(self) -> bool:
+        """Whether writes are refused."""
+        return self.why is not None
+
     def switch_on(self, why: str) -> None:
         """
         Make the registry read-only.
@@ -78,7 +83,7 @@ class ReadOnly:
             self.why = why
 
     def watch(self, sleep: Callable[[float], object]) -> None:
-        """Read the switch for ever; the body of a greenlet."""
+        """Read the switch forever; runs in a greenlet."""
         while True:
             sleep(REFRESH_SECONDS)
             self.refresh()

@@ -136,13 +136,13 @@ class UploadCounts:
 
     Attributes:
         started, ended, purged: by this process, since it began.
-        left: found by a purge, and not deleted.
+        remaining: found by a purge, and not deleted.
     """
 
     started: int = 0
     ended: int = 0
     purged: int = 0
-    left: int = 0
+    remaining: int = 0
 
 
 class UploadSessions:
@@ -299,7 +299,7 @@ class UploadSessions:
             if max(touched) < oldest:
                 purged += any([self._scratch.discard(upload.state), self._scratch.discard(upload.folder)])
             else:
-                self.counts.left += 1
+                self.counts.remaining += 1
         self.counts.purged += purged
         return purged
 

@@ -148,14 +148,14 @@ class ClientSocket(SendingSocket):
     def _received_bytes(self, body: RequestBody) -> int:
         return body.received_bytes
 
-    def receive_body(self, buffer: memoryview, least_left: int, /) -> int:  # noqa: ARG002 - used by an override
+    def receive_body(self, buffer: memoryview, min_remaining: int, /) -> int:  # noqa: ARG002 - used by an override
         """
         Receive bytes of a body into *buffer*, waiting for at least one.
 
         A client that sends a few bytes at a time is slowed down, so that it does not wake the worker for each of them.
 
         Args:
-            least_left: minimum number of bytes that the client still has to send.
+            min_remaining: lower bound of the bytes that the client has yet to send.
 
         Returns:
             The number of bytes received; 0 at the end of file.
@@ -329,17 +329,17 @@ class PlainSocket(ClientSocket):
             self._has_short_pieces = False
         super().begin(activity, body)
 
-    def receive_body(self, buffer: memoryview, least_left: int, /) -> int:
+    def receive_body(self, buffer: memoryview, min_remaining: int, /) -> int:
         """
         Receive as :class:`ClientSocket` does, but let the kernel collect short pieces (SO_RCVLOWAT, socket(7)).
 
-        The threshold never exceeds *least_left*, so the registry does not wait for bytes that never arrive, and the end
-        of a body is received at once.
+        The threshold never exceeds *min_remaining*, so the registry does not wait for bytes that never arrive, and the
+        end of a body is received at once.
         """
         if self._has_short_pieces:
-            self._collect(min(least_left, len(buffer), _COLLECTED_BYTES))
+            self._collect(min(min_remaining, len(buffer), _COLLECTED_BYTES))
         try:
-            arrived = super().receive_body(buffer, least_left)
+            arrived = super().receive_body(buffer, min_remaining)
         except TimeoutError:
             arrived = self._receive_collected(buffer)
         if arrived < min(len(buffer), _SHORT_PIECE_BYTES):

@@ -2,14 +2,15 @@
 Request bodies that are received directly from the socket into the reader's buffer.
 
 gunicorn's own reader copies each block several times; here the kernel writes it into the destination buffer. Chunked
-framing (RFC 9112, section 7.1) is removed in place: a block is received with its framing, then the content is moved
-together. Go clients send chunks of 32 KiB, so many fit into one block. A push of a large blob is 1.1 to 1.2 times
-faster for it.
+framing (RFC 9112, section 7.1) is removed in place: a block is received with its framing, then the content is
+compacted. Go clients send chunks of 32 KiB, so many fit into one block. This makes the push of a large blob 1.1 to 1.2
+times faster.
 
 Bytes received beyond the end of the body belong to the next request on the connection and are pushed back.
 
 Bodies are accepted and rejected as by gunicorn, except for three limits: a chunk size has at most 16 digits, a line at
-most 8 KiB however it arrives, and the trailer section at most 32 KiB. Trailer fields must be well formed and are
+most 8190 bytes (gunicorn limits only lines whose end has not arrived), and the trailer section at most 32 KiB. Trailer
+fields must be well formed and are
 dropped, whatever their names; gunicorn rejects some names because it passes them on.
 """
 
@@ -24,28 +25,27 @@ from typing import Any, Final, Protocol
 MAX_LINE_BYTES: Final = 8190
 MAX_TRAILER_BYTES: Final = 32768
 
-#: Decoding pauses after this much framing work (in lines, about half a millisecond) if the content averages fewer bytes
-#: per line.
+#: Decoding pauses every 128 framing lines (about 0.5 ms) if the content averages fewer bytes than this per line.
 _PAUSE_WORK: Final = 128
 _SHORT_CHUNK_BYTES: Final = 256
 
-#: Each further multiple of this length counts a line once more.
+#: A line counts once more for each full multiple of this length.
 _LONG_LINE_BYTES: Final = 256
 
 #: Chunks of up to 15 bytes are taken out in runs of chunks of the same size, up to this many at a time (about 0.3 ms).
-_MOST_CHUNKS_OF_RUN: Final = 4096
+_MAX_CHUNKS_PER_RUN: Final = 4096
 
-#: This many chunks of a run take as much time as one line otherwise.
+#: Decoding this many chunks of a run costs as much as decoding one line.
 _CHUNKS_PER_LINE: Final = 64
 
 #: Nearly every line is shorter than this, so the search for its end begins with this many bytes.
-_MOST_LINES_BYTES: Final = 32
+_TYPICAL_LINE_BYTES: Final = 32
 
 _HEX_DIGITS: Final = frozenset(b"0123456789abcdefABCDEF")
 
 #: Runs of chunks, by the size of a chunk.
 _RUNS: Final = {
-    size: re.compile(b"(?:[%x%X]\r\n.{%d}\r\n){2,%d}" % (size, size, size, _MOST_CHUNKS_OF_RUN), re.DOTALL)
+    size: re.compile(b"(?:[%x%X]\r\n.{%d}\r\n){2,%d}" % (size, size, size, _MAX_CHUNKS_PER_RUN), re.DOTALL)
     for size in range(1, 16)
 }
 
@@ -65,20 +65,20 @@ _FIELD: Final = re.compile(_TOKEN + rb":[\t -~\x80-\xff]*")
 class Connection(Protocol):
     """The socket operations that a body uses."""
 
-    def receive_body(self, buffer: memoryview, least_left: int, /) -> int:
+    def receive_body(self, buffer: memoryview, min_remaining: int, /) -> int:
         """
         Receive bytes of a body into *buffer*, waiting for at least one; return the number, 0 at the end of file.
 
         Args:
-            least_left: minimum number of bytes that the client still has to send.
+            min_remaining: lower bound of the bytes that the client has yet to send; waiting for more never ends.
         """
 
     def stop_receiving(self) -> None:
         """Make pending and later calls of :meth:`receive_body` return end of file."""
 
 
-class MalformedBody(OSError):
-    """The framing of a body is invalid, so the start of the next request is unknown."""
+class _BodyFailed(OSError):
+    """A body is truncated or its framing is invalid, so the start of the next request is unknown."""
 
 
 class RequestBody:
@@ -91,7 +91,7 @@ class RequestBody:
         failed: whether receiving failed, so that the connection cannot be reused.
         received_bytes: bytes that were read, framing included.
         content_bytes: bytes of the content that were read.
-        is_cut_off: whether the worker ended the body for lack of connections or memory.
+        is_cut_off: whether the worker ended the body, to free connections or memory or because the client is too slow.
     """
 
     def __init__(
@@ -123,12 +123,12 @@ class RequestBody:
         self._connection.stop_receiving()
 
     def readinto(self, buffer: memoryview, /) -> int:
-        """Receive at least one byte into *buffer* and return the number; 0 at the end, regular or premature."""
+        """Receive at least one byte into *buffer* and return the number; 0 at the end (`complete`) or `failed`."""
         if self.complete or self.failed:
             return 0
         try:
             filled = self._fill(buffer)
-        except OSError:  # reset, timed out or malformed: the rest of the body cannot be read
+        except OSError:  # reset, timed out, truncated or malformed: the rest of the body cannot be read
             self.failed = True
             return 0
         self.content_bytes += filled
@@ -173,7 +173,7 @@ class RequestBody:
     def _fill(self, buffer: memoryview) -> int:
         raise NotImplementedError
 
-    def _receive(self, buffer: memoryview, least_left: int) -> int:
+    def _receive(self, buffer: memoryview, min_remaining: int) -> int:
         """Receive at least one byte: from those received with the head, else from the connection."""
         if self._received:
             block = self._received[: len(buffer)]
@@ -181,10 +181,10 @@ class RequestBody:
             self._received = self._received[len(block) :]
             self.received_bytes += len(block)
             return len(block)
-        arrived = self._connection.receive_body(buffer, least_left)
+        arrived = self._connection.receive_body(buffer, min_remaining)
         self.received_bytes += arrived
         if not arrived:
-            raise MalformedBody("the client closed the connection in the middle of a body")
+            raise _BodyFailed("the client closed the connection in the middle of a body")
         return arrived
 
     def _finish(self, rest: bytes = b"") -> None:
@@ -235,12 +235,12 @@ class ChunkedBody(RequestBody):
         """
         super().__init__(connection, received, give_back)
         self._pause = pause
-        self._framing_work = 0  # lines since the last check, long ones counted several times
-        self._content_bytes = 0  # since the last check
+        self._unpaused_work = 0  # lines since the last check for a pause, long ones counted several times
+        self._unpaused_bytes = 0  # of the content, since the last check
         self._left = 0  # bytes left of the current chunk
         self._size = 0  # of the current chunk, or of the one before
         self._line = bytearray()  # the incomplete framing line
-        self._next: Callable[[bytes], None] = self._size_line
+        self._parse_line: Callable[[bytes], None] = self._parse_size
         self._trailer_bytes = 0
 
     def _fill(self, buffer: memoryview) -> int:
@@ -260,19 +260,19 @@ class ChunkedBody(RequestBody):
                 self._left -= size
                 filled += size
                 position += size
-                self._content_bytes += size
+                self._unpaused_bytes += size
                 continue
             content, wire_bytes = self._take_run(buffer[position:end]) if self._size in _RUNS else (b"", 0)
             if content:
                 buffer[filled : filled + len(content)] = content
                 filled += len(content)
-                self._content_bytes += len(content)
-                self._framing_work += 1 + len(content) // self._size // _CHUNKS_PER_LINE
+                self._unpaused_bytes += len(content)
+                self._unpaused_work += 1 + len(content) // self._size // _CHUNKS_PER_LINE
             else:
                 wire_bytes = self._take_line(buffer[position:end])
-                self._framing_work += 1 + wire_bytes // _LONG_LINE_BYTES
+                self._unpaused_work += 1 + wire_bytes // _LONG_LINE_BYTES
             position += wire_bytes
-            if self._framing_work >= _PAUSE_WORK:
+            if self._unpaused_work >= _PAUSE_WORK:
                 self._pause_after_short_chunks()
             if self.complete:
                 self._finish(bytes(buffer[position:end]))
@@ -280,14 +280,14 @@ class ChunkedBody(RequestBody):
         return filled
 
     def _pause_after_short_chunks(self) -> None:
-        if self._pause is not None and self._content_bytes < self._framing_work * _SHORT_CHUNK_BYTES:
+        if self._pause is not None and self._unpaused_bytes < self._unpaused_work * _SHORT_CHUNK_BYTES:
             self._pause()
-        self._framing_work = self._content_bytes = 0
+        self._unpaused_work = self._unpaused_bytes = 0
 
     def _take_run(self, block: memoryview) -> tuple[bytes, int]:
         """Return the content of the run of short chunks at the beginning of *block*, and its length with framing."""
         size = self._size
-        run = None if self._line or self._next != self._size_line else _RUNS[size].match(block)
+        run = None if self._line or self._parse_line != self._parse_size else _RUNS[size].match(block)
         if run is None:
             return b"", 0
         wire, chunk_bytes = run[0], size + len(b"1\r\n\r\n")
@@ -299,43 +299,45 @@ class ChunkedBody(RequestBody):
     def _take_line(self, block: memoryview) -> int:
         """Consume the rest of a framing line, or as much as has arrived; return the number of bytes consumed."""
         start = len(self._line)
-        self._line += block[:_MOST_LINES_BYTES]
+        self._line += block[:_TYPICAL_LINE_BYTES]
         if b"\n" not in self._line[start:]:
-            self._line += block[_MOST_LINES_BYTES : MAX_LINE_BYTES + 2]
+            self._line += block[_TYPICAL_LINE_BYTES : MAX_LINE_BYTES + 2]
         newline = self._line.find(b"\n", start)
         if (len(self._line) if newline < 0 else newline) > MAX_LINE_BYTES + 1:  # the CR is not counted
-            raise MalformedBody("a line of a chunked body is too long")
+            raise _BodyFailed("a line of a chunked body is too long")
         if newline < 0:
-            if self._next == self._after_chunk and self._line != b"\r":  # fail now: the end of the line may never come
-                raise MalformedBody("a chunk is longer than its size")
+            if (
+                self._parse_line == self._parse_chunk_end and self._line != b"\r"
+            ):  # fail now: the end of the line may never come
+                raise _BodyFailed("a chunk is longer than its size")
             return len(self._line) - start
         line = bytes(self._line[: newline + 1])
         self._line.clear()
         if not line.endswith(b"\r\n"):
-            raise MalformedBody("a line of a chunked body ends in a bare LF")
-        self._next(line[:-2])
+            raise _BodyFailed("a line of a chunked body ends in a bare LF")
+        self._parse_line(line[:-2])
         return newline + 1 - start
 
-    def _size_line(self, line: bytes) -> None:
+    def _parse_size(self, line: bytes) -> None:
         digits, semicolon, _ = line.partition(b";")
         if semicolon:
             digits = digits.rstrip(b" \t")
             if not _EXTENSIONS.fullmatch(line, len(digits)):
-                raise MalformedBody("an extension of a chunk is malformed")
+                raise _BodyFailed("an extension of a chunk is malformed")
         if not digits or len(digits) > 16 or not _HEX_DIGITS.issuperset(digits):
-            raise MalformedBody("a chunk has an invalid size")
+            raise _BodyFailed("a chunk has an invalid size")
         self._left = self._size = int(digits, 16)
-        self._next = self._after_chunk if self._left else self._trailer_line
+        self._parse_line = self._parse_chunk_end if self._left else self._parse_trailer
 
-    def _after_chunk(self, line: bytes) -> None:
+    def _parse_chunk_end(self, line: bytes) -> None:
         if line:
-            raise MalformedBody("a chunk is longer than its size")
-        self._next = self._size_line
+            raise _BodyFailed("a chunk is longer than its size")
+        self._parse_line = self._parse_size
 
-    def _trailer_line(self, line: bytes) -> None:
+    def _parse_trailer(self, line: bytes) -> None:
         self._trailer_bytes += len(line)
         if self._trailer_bytes > MAX_TRAILER_BYTES or (line and not _FIELD.fullmatch(line)):
-            raise MalformedBody("the trailer section of a chunked body is malformed")
+            raise _BodyFailed("the trailer section of a chunked body is malformed")
         if not line:
             self.complete = True
 
@@ -344,7 +346,7 @@ def open_request_body(
     request: Any, connection: Connection, pause: Callable[[], object] | None = None
 ) -> RequestBody | None:
     """
-    Return a direct reader for the body of a gunicorn request; None if its type of body is not supported.
+    Return a direct reader for the body of a gunicorn request; None for a body that gunicorn must read itself.
 
     Args:
         request: a request from gunicorn's parser whose body has not been read.

@@ -152,7 +152,7 @@ class Services:
         Raises:
             StorageError: it does not.
         """
-        if self.read_only.why is None:
+        if not self.read_only.is_on:
             self.registry.probe()
         else:
             self.registry.probe_reading()

@@ -425,7 +425,7 @@ class TestAnImageDerivedFromV2:
         top = registry.image_tags.get(both.OLD, both.V2)
         assert str(self.base) == registry.images.ancestry(top)[1]
         for image_id in (self.base, self.top):
-            assert registry.private_images.resolve_image(image_id).is_hidden
+            assert registry.private_images.hide_unless_visible(image_id).is_hidden
             with pytest.raises(ImageUnknown):
                 registry.images.find_layer(image_id)
 
@@ -434,5 +434,5 @@ class TestAnImageDerivedFromV2:
         both.push_v2(registry, *packed)
         registry.image_tags.get(both.OLD, both.V2)
         registry.images.ancestry(registry.image_tags.get(both.OLD, both.V2))
-        assert not registry.private_images.resolve_image(self.base).is_hidden
+        assert not registry.private_images.hide_unless_visible(self.base).is_hidden
         assert packed[0] == b"".join(registry.images.find_layer(self.base)[1].read())

@@ -182,18 +182,19 @@ class TestAChangeWithoutARequest:
         users, driver = tmp_path / "users", MemoryDriver()
         users.touch()
         config = Config(storage="memory", audit_log=str(audit), upload_ttl=-1, auth=Auth(htpasswd=users))
-        key = {"keys": [SigningKey.generate("ES256", created=0).store()]}
+        key = {"keys": [SigningKey.generate("ES256", created=0).to_json()]}
         driver.put_content(signing_keys.PATH, json.dumps(key).encode())
         with services.build(config, driver) as built:
             housekeeping._purge(built)
             built.registry.uploads.start(None)
             housekeeping._purge(built)
             for _ in range(2):
-                housekeeping._keep_up_tokens(built)
+                housekeeping._maintain_tokens(built)
             built.audit.close()
         lines = [json.loads(line) for line in audit.read_text().splitlines()]
         assert [("change", "system", "gc")] * 2 == [
             (line["event"], line["principal"], line["reason"]) for line in lines
         ]
-        assert "purged 1 abandoned uploads, adopted 0 repositories of other servers" == lines[0]["message"]
+        message = "deleted 1 abandoned uploads, added 0 repositories written by other software to the catalog"
+        assert message == lines[0]["message"]
         assert "replaced the key that signs access tokens" == lines[1]["message"]

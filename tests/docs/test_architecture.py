@@ -783,7 +783,7 @@ CHANGES = {
     "image_tags.delete_repository",
     "manifest_pushes.put",
     "private_images.mark_listed",
-    "private_images.unmark_tagged",
+    "private_images.publish_tagged",
     "private_images.set_private",
     "removal.delete_blob",
     "removal.delete_manifest",

@@ -66,7 +66,7 @@ class TestAChunkedBody:
 
     def test_that_exceeds_its_chunk_is_rejected_without_waiting(self):
         class Silent:
-            def receive_body(self, buffer, least_left):
+            def receive_body(self, buffer, min_remaining):
                 raise AssertionError("it waits")
 
         body = ChunkedBody(Silent(), b"1\r\nab", lambda rest: None)
@@ -81,7 +81,7 @@ class TestABodyOfKnownLength:
 
     def test_keeps_its_received_part_if_the_connection_breaks(self):
         class Broken:
-            def receive_body(self, buffer, least_left):
+            def receive_body(self, buffer, min_remaining):
                 raise ConnectionResetError
 
         body = LengthBody(Broken(), b"12345", lambda rest: None, 10)

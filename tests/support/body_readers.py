@@ -26,7 +26,7 @@ class Pieces:
     def recv(self, most):
         return self._stream.read(min(self._size(), most))
 
-    def receive_body(self, buffer, least_left):
+    def receive_body(self, buffer, min_remaining):
         return self._stream.readinto(buffer[: self._size()])
 
     def rest(self):

@@ -9,14 +9,14 @@ from flask import Blueprint, Response, request
 
 from docker_registry.api import authorization, requests
 from docker_registry.api.responses import json_response, origin_headers
-from docker_registry.errors import BodyInvalid, ImageTagUnknown, Unsupported
+from docker_registry.errors import BodyInvalid, Unsupported
 from docker_registry.registry.access import Access
 from docker_registry.registry.names import ImageId, ImageRepositoryName, Tag
 from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 
 _MAX_ID_BYTES: Final = 1024
 
-#: Products in a User-Agent, ``docker/1.5.0 go/go1.4.1 kernel/3.13 os/linux arch/amd64``, and the recorded keys.
+#: Key in the tag's JSON, for each product of a User-Agent ``docker/1.5.0 go/go1.4.1 kernel/3.13 os/linux arch/amd64``.
 _CLIENT_KEYS: Final = {
     "docker": "docker_version",
     "go": "docker_go_version",
@@ -44,7 +44,9 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
         found = legacy.image_pulls.tags(repository, principal=authorization.principal())
         tags, headers = found.value, origin_headers(found.origin)
         may_list = access.policy.tag_filter(authorization.principal(), repository)
-        return json_response({tag: tags[tag] for tag in filter(may_list or bool, tags)}, headers=headers)
+        return json_response(
+            {tag: image_id for tag, image_id in tags.items() if may_list is None or may_list(tag)}, headers=headers
+        )
 
     @bp.get("/v1/repositories/<path:repository>/tags/<tag>")
     def get_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
@@ -55,15 +57,18 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
     @bp.put("/v1/repositories/<path:repository>/tags/<tag>")
     def put_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Point a tag at an image."""
-        named = _read_id()
-        authorization.check_image(named)
-        image_id = legacy.private_images.resolve_image(named, principal=authorization.principal(), with_ancestors=True)
+        requested = _read_id()
+        authorization.check_image(requested)
+        image_id = legacy.private_images.hide_unless_visible(
+            requested, principal=authorization.principal(), with_ancestors=True
+        )
         refuse = authorization.overwrite_refusal(access, repository, tag)
-        if refuse is not None and _moves(legacy, repository, tag, image_id):
+        # Before put() records anything; put() repeats the check while it holds the tag.
+        if refuse is not None and legacy.image_tag_pushes.points_elsewhere(repository, tag, image_id):
             refuse()
         actor = authorization.actor("push")
-        legacy.image_tag_pushes.put(repository, tag, image_id, _client(), refuse=refuse, actor=actor)
-        legacy.private_images.unmark_tagged(repository, image_id, actor=actor)
+        legacy.image_tag_pushes.put(repository, tag, image_id, _client_metadata(), refuse=refuse, actor=actor)
+        legacy.private_images.publish_tagged(repository, image_id, actor=actor)
         return json_response(True)
 
     @bp.delete("/v1/repositories/<path:repository>/tags/<tag>")
@@ -87,15 +92,6 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
     return bp
 
 
-def _moves(legacy: LegacyRegistry, repository: ImageRepositoryName, tag: Tag, image_id: ImageId) -> bool:
-    """Return whether a tag exists and points at another image."""
-    try:
-        current = legacy.image_tags.get(repository, tag)
-    except ImageTagUnknown as error:  # also of a tag that exists, but whose target V1 cannot represent
-        return error.sentence != ImageTagUnknown().sentence
-    return current.value != image_id.value
-
-
 def _read_id() -> ImageId:
     try:
         text = json.loads(requests.read_body(_MAX_ID_BYTES).decode("utf-8"))
@@ -106,7 +102,7 @@ def _read_id() -> ImageId:
     return ImageId.parse(text)
 
 
-def _client() -> dict[str, str]:
+def _client_metadata() -> dict[str, str]:
     """Return the client's versions and platform from its User-Agent; malformed parts are ignored."""
     products = (product.partition("/") for product in request.headers.get("User-Agent", "").split())
     fields = {

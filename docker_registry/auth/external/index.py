@@ -116,7 +116,7 @@ class Index:
 
     def allows(self, token: IndexToken, image_id: str) -> bool:
         """
-        Return whether a token may use an image that its repository does not list, as a parent.
+        Return whether a token may read an image or use it as a parent: its repository lists it, or the Index allows it.
 
         Raises:
             Unauthorized, AuthorityUnavailable: as for :meth:`images`.

@@ -45,7 +45,7 @@ class RefreshToken:
         token_id: SHA-256 of the secret, 64 hexadecimal digits; also the name of the file.
         client: the ``client_id`` that the client sent, cut off after 128 characters.
         created, last_used: seconds since the Unix epoch.
-        user_version: version of the user's password when the token was issued (:meth:`.Logins.user_version`).
+        user_version: fingerprint of the user's password when the token was issued (:meth:`.Logins.user_version`).
     """
 
     token_id: str
@@ -68,7 +68,7 @@ class RefreshTokens:
         """
         Args:
             now: the clock; returns seconds since the Unix epoch.
-            pace: wraps an iterable and lets other requests run between its items.
+            pace: yields the items of an iterable, and switches to other greenlets now and then.
         """
         self._driver = driver
         self._now = now
@@ -80,38 +80,39 @@ class RefreshTokens:
 
         Args:
             client: the name by which the client identifies itself; it is not verified.
-            user_version: current version of the user's password.
+            user_version: current fingerprint of the user's password.
 
         Returns:
             The secret. It is not stored and cannot be retrieved later.
         """
-        text = f"drt_{secrets.token_urlsafe(32)}"
-        token_id = _hash(text)
+        secret = f"drt_{secrets.token_urlsafe(32)}"
+        token_id = _hash(secret)
         self._put(RefreshToken(token_id, user, client[:_MAX_CLIENT], self._now(), self._now(), user_version))
-        return text
+        return secret
 
-    def verify(self, text: str, version_of: Callable[[str], str | None]) -> RefreshToken | None:
+    def verify(self, secret: str, user_version_of: Callable[[str], str | None]) -> RefreshToken | None:
         """
         Return the record of a token and update its time of last use.
 
         Args:
-            text: the secret that the client sent.
-            version_of: returns the current version of a user's password; None if there is no such user.
+            secret: as the client sent it.
+            user_version_of: returns the current fingerprint of a user's password; None if there is no such user.
 
         Returns:
             None if the token is malformed, unknown, revoked or expired, or if its user was removed or changed password.
         """
-        if not _TOKEN.fullmatch(text):
+        if not _TOKEN.fullmatch(secret):
             return None
         while True:
-            found, version = self._find(_hash(text))
-            if found is None or self._is_expired(found) or version_of(found.user) != found.user_version:
+            found, file_version = self._find(_hash(secret))
+            if found is None or self._is_expired(found) or user_version_of(found.user) != found.user_version:
                 return None
             if self._now() - found.last_used <= _LAST_USED_RESOLUTION_SECONDS:
                 return found
             found = replace(found, last_used=self._now())
             try:
-                self._put(found, if_match=version if self._driver.capabilities.if_match else None)
+                # Without conditional writes, a token that is revoked at this moment is written again.
+                self._put(found, if_match=file_version if self._driver.capabilities.if_match else None)
             except PreconditionFailed:  # revoked or used meanwhile
                 continue
             return found
@@ -127,10 +128,10 @@ class RefreshTokens:
             if found is not None:
                 yield found
 
-    def revoke(self, chosen: Callable[[RefreshToken], bool]) -> int:
-        """Remove all tokens for which *chosen* returns True, and return how many were removed."""
+    def revoke(self, matches: Callable[[RefreshToken], bool]) -> int:
+        """Remove all tokens for which *matches* returns True, and return how many were removed."""
         count = 0
-        for token in [token for token in self.list() if chosen(token)]:
+        for token in [token for token in self.list() if matches(token)]:
             try:
                 self._driver.remove(f"{FOLDER}/{token.token_id}")
                 count += 1
@@ -158,5 +159,5 @@ class RefreshTokens:
         self._driver.put_content(f"{FOLDER}/{token.token_id}", json.dumps(stored).encode(), if_match=if_match)
 
 
-def _hash(text: str) -> str:
-    return hashlib.sha256(text.encode("utf-8", "replace")).hexdigest()
+def _hash(secret: str) -> str:
+    return hashlib.sha256(secret.encode("utf-8", "replace")).hexdigest()

@@ -50,7 +50,7 @@ class Tokens:
         access = AccessTokens(keys, issuer=issuer, service=service, seconds=seconds)
         return cls(service, keys, access, RefreshTokens(driver, pace=pace))
 
-    def keep_up(self) -> str:
+    def maintain(self) -> str:
         """Replace the signing key if it is due, and remove refresh tokens that have ended; return what was changed."""
         changed = "replaced the key that signs access tokens" if self.keys.rotate_if_due() else ""
         self.refresh.purge()

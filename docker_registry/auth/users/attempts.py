@@ -78,7 +78,7 @@ class Attempts:
         now, keys = self._now(), _keys(name, address)
         most = [limit * FORGIVEN_EVERY_SECONDS for limit in _LIMITS]
         for key, seconds in zip(keys, most, strict=True):
-            self._table.raise_to(key, now, FORGIVEN_EVERY_SECONDS, seconds)
+            self._table.add(key, now, FORGIVEN_EVERY_SECONDS, seconds)
         if self._hosts is not None:
             self._hosts.add(keys, FORGIVEN_EVERY_SECONDS, most)
 

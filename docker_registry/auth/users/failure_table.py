@@ -2,7 +2,8 @@
 Failed logins of all workers of a server, in a table of fixed size.
 
 The table is a file in memory that the workers map, or memory of this process alone. It has buckets of eight entries; a
-new entry replaces the one in its bucket that is forgiven first. Names are stored as keyed hashes only.
+new name replaces the entry of its bucket whose failures are forgiven first. Names are stored only as hashes that are
+keyed with a random secret.
 """
 
 from __future__ import annotations
@@ -21,16 +22,20 @@ from typing import Final
 _BUCKETS: Final = 4096
 _WAYS: Final = 8
 
-#: Number of accounts and networks that are remembered.
+#: Maximum number of entries: pairs of network and account, and networks.
 MAX_ENTRIES: Final = _BUCKETS * _WAYS
 
 _ENTRY: Final = struct.Struct("<Qd")
-_KEY_BYTES: Final = 32
-_SIZE: Final = _KEY_BYTES + MAX_ENTRIES * _ENTRY.size
+_SECRET_BYTES: Final = 32
+_SIZE: Final = _SECRET_BYTES + MAX_ENTRIES * _ENTRY.size
 
 
 class FailureTable:
-    """Times by text keys; a missing key has the time 0."""
+    """
+    For each name (see :class:`.Attempts`), the time at which all its failures are forgiven; 0 for an unknown name.
+
+    Times are those of the caller's clock, which all workers must share.
+    """
 
     def __init__(self, path: Path | None = None) -> None:
         """
@@ -43,53 +48,55 @@ class FailureTable:
         self._file: int | None = None
         if path is None:
             self._memory = mmap.mmap(-1, _SIZE)
-            self._memory[:_KEY_BYTES] = secrets.token_bytes(_KEY_BYTES)
+            self._memory[:_SECRET_BYTES] = secrets.token_bytes(_SECRET_BYTES)
         else:
             self._file = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             with self._locked():
                 if os.fstat(self._file).st_size != _SIZE:
-                    os.posix_fallocate(self._file, 0, _SIZE)  # a page that is missing later would kill the worker
-                    os.pwrite(self._file, secrets.token_bytes(_KEY_BYTES), 0)
+                    # Reserve the space now: a write to a page without space would kill the worker.
+                    os.posix_fallocate(self._file, 0, _SIZE)
+                    os.pwrite(self._file, secrets.token_bytes(_SECRET_BYTES), 0)
             self._memory = mmap.mmap(self._file, _SIZE)
-        self._key = bytes(self._memory[:_KEY_BYTES])
+        self._secret = bytes(self._memory[:_SECRET_BYTES])
 
     def get(self, name: str) -> float:
-        """Return the time of a key."""
-        mark, bucket = self._place(name)
-        return next((until for _, found, until in self._bucket(bucket) if found == mark), 0.0)
+        """Return when all failures of a name are forgiven."""
+        name_hash, bucket = self._locate(name)
+        return next((forgiven_at for _, stored, forgiven_at in self._bucket(bucket) if stored == name_hash), 0.0)
 
-    def raise_to(self, name: str, now: float, seconds: float, most: float) -> None:
+    def add(self, name: str, now: float, seconds: float, max_seconds: float) -> None:
         """
-        Add seconds to the time of a key, or to now if that is later.
+        Extend the time of a name by *seconds*, starting from *now* if it has passed.
 
         Args:
-            most: the time is at most this many seconds from now.
+            max_seconds: the new time is at most this long after *now*.
         """
-        mark, bucket = self._place(name)
+        name_hash, bucket = self._locate(name)
         with self._locked():
             entries = list(self._bucket(bucket))
-            own = [entry for entry in entries if entry[1] == mark]
+            own = [entry for entry in entries if entry[1] == name_hash]
             offset = own[0][0] if own else min(entries, key=lambda entry: entry[2])[0]
-            known = own[0][2] if own else 0.0
-            _ENTRY.pack_into(self._memory, offset, mark, min(max(known, now) + seconds, now + most))
+            forgiven_at = own[0][2] if own else 0.0
+            extended = min(max(forgiven_at, now) + seconds, now + max_seconds)
+            _ENTRY.pack_into(self._memory, offset, name_hash, extended)
 
     def __len__(self) -> int:
-        return sum(found != 0 for bucket in range(_BUCKETS) for _, found, _ in self._bucket(bucket))
+        return sum(stored != 0 for bucket in range(_BUCKETS) for _, stored, _ in self._bucket(bucket))
 
-    def _place(self, name: str) -> tuple[int, int]:
-        """Return the hash of a key, which is never 0, and its bucket."""
-        digest = hashlib.blake2b(name.encode("utf-8", "replace"), key=self._key, digest_size=16).digest()
+    def _locate(self, name: str) -> tuple[int, int]:
+        """Return the hash of a name, which is never 0, and its bucket."""
+        digest = hashlib.blake2b(name.encode("utf-8", "replace"), key=self._secret, digest_size=16).digest()
         return int.from_bytes(digest[:8], "little") | 1, int.from_bytes(digest[8:], "little") % _BUCKETS
 
     def _bucket(self, bucket: int) -> Iterator[tuple[int, int, float]]:
         """Yield offset, hash and time of each entry of a bucket."""
-        first = _KEY_BYTES + bucket * _WAYS * _ENTRY.size
+        first = _SECRET_BYTES + bucket * _WAYS * _ENTRY.size
         for offset in range(first, first + _WAYS * _ENTRY.size, _ENTRY.size):
             yield offset, *_ENTRY.unpack_from(self._memory, offset)
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Lock the file for some microseconds."""
+        """Hold the lock of the file; callers need it for microseconds."""
         if self._file is None:
             yield
             return

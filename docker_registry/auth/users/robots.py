@@ -84,16 +84,16 @@ class Robot:
         """A text that changes when the robot is replaced."""
         return self.token_hash[:16]
 
-    def store(self) -> dict[str, Any]:
-        """Return the robot as it is stored."""
+    def to_json(self) -> dict[str, Any]:
+        """Return the robot in the form of the file."""
         return {
             "name": self.name, "hash": self.token_hash, "scopes": self.scopes, "created": self.created,
             "expires": self.expires,
         }  # fmt: skip
 
     @classmethod
-    def load(cls, stored: Mapping[str, Any]) -> Robot:
-        """Read a stored robot."""
+    def from_json(cls, stored: Mapping[str, Any]) -> Robot:
+        """Read a robot from the form of the file."""
         scopes = tuple(stored["scopes"])
         times = float(stored["created"]), float(stored["expires"])
         return cls(stored["name"], stored["hash"], scopes, *times, parse_scopes(scopes))
@@ -230,7 +230,7 @@ class Robots:
             self._load(stored)
             robots = dict(self._by_name)
             change(robots)
-            return json.dumps({"robots": [robot.store() for robot in robots.values()]}).encode()
+            return json.dumps({"robots": [robot.to_json() for robot in robots.values()]}).encode()
 
         stored_document.change(self._driver, PATH, make)
         self._read()
@@ -250,7 +250,7 @@ class Robots:
             return
         if found.content != self._content:
             try:
-                robots = [Robot.load(stored) for stored in json.loads(found.content)["robots"]]
+                robots = [Robot.from_json(stored) for stored in json.loads(found.content)["robots"]]
             except (ValueError, KeyError, TypeError, Invalid) as error:
                 self._use(found.content, {})
                 raise StorageError(f"{PATH} is damaged: {type(error).__name__}") from None

@@ -219,7 +219,7 @@ class Eviction:
         return self._leases.take(_LEASE, seconds, ends_with_process=True)
 
     def _is_stopped(self) -> bool:
-        return self._read_only.why is not None
+        return self._read_only.is_on
 
     def _contents(self) -> dict[Digest, _Content]:
         """Return all mirrored content, and record its sizes."""

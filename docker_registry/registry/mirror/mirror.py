@@ -163,7 +163,7 @@ class Mirror:
             counts: requests for content of upstreams that this worker has answered, by what is counted, type, and name
                 of the upstream.
         """
-        if self._read_only.why is not None:
+        if self._read_only.is_on:
             return
         for client in self._clients:
             name, reachability = client.upstream.name, client.connection.reachability

@@ -147,7 +147,7 @@ class Pulls:
     def _write(self, key: str, precision_seconds: float) -> bool:
         """Write a pull; return False if the registry is read-only."""
         for link in self._links(key):
-            if self._read_only.why is not None:
+            if self._read_only.is_on:
                 return False
             self._record(link, precision_seconds)
         return True

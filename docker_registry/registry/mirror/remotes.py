@@ -77,7 +77,7 @@ class Remotes:
     @property
     def may_store(self) -> bool:
         """True if fetched content may be stored; otherwise it is only passed on to the client."""
-        return self._read_only.why is None
+        return not self._read_only.is_on
 
     def check_writable(self) -> None:
         """

@@ -84,7 +84,7 @@ class LegacyRegistry:
             self.images,
             commits,
             pending,
-            self.private_images.resolve_image,
+            self.private_images.hide_unless_visible,
             reader,
             LayerInspections(self.images),
             oci.slices,

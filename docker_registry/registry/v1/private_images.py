@@ -63,7 +63,7 @@ class PrivateImages:
         memberships.ids_of = self._ids
         self._pace = private.pace
 
-    def resolve_image(
+    def hide_unless_visible(
         self, image_id: ImageId, *, principal: Principal = ANONYMOUS, with_ancestors: bool = False
     ) -> ImageId:
         """
@@ -123,7 +123,7 @@ class PrivateImages:
                     self._driver.put_content(image_layout.private_image(image_id), b"")
                     logger.debug("image %s was made private with %s by %s", image_id, name, actor)
 
-    def unmark_tagged(self, name: ImageRepositoryName, image_id: ImageId, *, actor: Actor = ANONYMOUS_PUSH) -> None:
+    def publish_tagged(self, name: ImageRepositoryName, image_id: ImageId, *, actor: Actor = ANONYMOUS_PUSH) -> None:
         """Make an image that a public repository has tagged public, with all its ancestors."""
         if self._private.names() and not self._private.is_private(name):
             self._unmark(self._images.ancestry_anywhere(image_id))

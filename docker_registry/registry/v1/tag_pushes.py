@@ -144,7 +144,7 @@ class ImageTagPushes:
         """Set a tag that does not exist, or points at the image already; call *refuse* if it points at another."""
         with self._locked(name, tag):
             for _ in range(_MAX_ATTEMPTS):
-                if self._points_elsewhere(name, tag, image_id):
+                if self.points_elsewhere(name, tag, image_id):
                     refuse()
                 try:
                     self._create(name, folder, tag, image_id)
@@ -172,7 +172,7 @@ class ImageTagPushes:
         while self._manifests.grant(repository, digest):  # the manifest was deleted concurrently
             self._tags.links.restore(repository, tag, digest)
 
-    def _points_elsewhere(self, name: ImageRepositoryName, tag: Tag, image_id: ImageId) -> bool:
+    def points_elsewhere(self, name: ImageRepositoryName, tag: Tag, image_id: ImageId) -> bool:
         """Return whether a tag exists and points at something else than an image."""
         current = self._image_tags.find(name, tag)
         if current is not None:

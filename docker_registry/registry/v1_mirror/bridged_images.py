@@ -273,7 +273,7 @@ class BridgedImages:
         Raises:
             UpstreamUnavailable: the registry is read-only, so what is fetched could not be stored.
         """
-        if self._read_only.why is not None and not is_here():
+        if self._read_only.is_on and not is_here():
             raise UpstreamUnavailable(NOTHING_FETCHED)
 
     def _fetch_part(self, repository: RepositoryName, missing: PartMissing) -> None:

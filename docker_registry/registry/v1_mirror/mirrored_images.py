@@ -247,7 +247,7 @@ class MirroredImages:
         The registry may have had no access control then.
         """
         is_recorded = self._recorded.get(key) == record.checked
-        if is_recorded or not self._memberships.is_maintained or self._read_only.why is not None:
+        if is_recorded or not self._memberships.is_maintained or self._read_only.is_on:
             return
         try:
             ids = check(record.payload)
@@ -344,7 +344,7 @@ class MirroredImages:
                 yield checksum
 
     def _layer(self, query: ImageQuery, image: SourceImage) -> MirroredLayer:
-        if self._read_only.why is not None and not self._images.is_complete(query.image_id, principal=None):
+        if self._read_only.is_on and not self._images.is_complete(query.image_id, principal=None):
             self._check_writable()  # before a lease is taken
         return MirroredLayer(
             self._client, self._records, self._images, self._pushes, query, image, check=self._check_writable
@@ -358,5 +358,5 @@ class MirroredImages:
         Raises:
             UpstreamUnavailable: the registry is read-only, so what is fetched could not be stored.
         """
-        if self._read_only.why is not None:
+        if self._read_only.is_on:
             raise UpstreamUnavailable(NOTHING_FETCHED)

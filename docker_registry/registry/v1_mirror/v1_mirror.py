@@ -191,7 +191,7 @@ class V1Mirror:
             if recorded[2] != self._source.url:
                 raise
             return self._by_v1 if recorded[0] == "v1" else self._by_v2
-        if (protocol, self._source.url) != recorded[::2] and self._read_only.why is None:
+        if (protocol, self._source.url) != recorded[::2] and not self._read_only.is_on:
             self._driver.put_content(_PROTOCOL, f"{protocol} {self._source.url}".encode())
         logger.info("the registry %s is mirrored by API %s", self._source.url, protocol.upper())
         self._chosen = self._by_v1 if protocol == "v1" else self._by_v2

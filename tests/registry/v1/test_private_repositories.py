@@ -46,7 +46,7 @@ def store_tree(driver):
 
 def is_hidden(registry, subject):
     if isinstance(subject, ImageId):
-        return registry.private_images.resolve_image(subject).is_hidden
+        return registry.private_images.hide_unless_visible(subject).is_hidden
     return not registry.access.may_pull(ANONYMOUS, subject)
 
 
@@ -152,11 +152,11 @@ class TestARepositoryThatBecomesPrivate:
     def test_does_not_hide_an_image_that_a_public_one_has_too(self, driver, registry):
         everything = Registry(driver, serve_private=True)
         everything.image_tag_pushes.put(PUBLIC, Tag("v1"), OWN.id, {})
-        everything.private_images.unmark_tagged(PUBLIC, OWN.id)
+        everything.private_images.publish_tagged(PUBLIC, OWN.id)
         assert [] == hidden(Registry(driver), BASE, OWN, OPEN)
 
     def test_stays_hidden_if_it_is_tagged(self, driver, registry):
-        registry.private_images.unmark_tagged(SECRET, OWN.id)
+        registry.private_images.publish_tagged(SECRET, OWN.id)
         assert [OWN] == hidden(registry, BASE, OWN, OPEN)
 
     def test_hides_images_pushed_to_it_later(self, driver, registry):
