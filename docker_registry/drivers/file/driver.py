@@ -12,8 +12,8 @@ old or its new content at any moment, also after a crash of the process or the h
 When the store is opened and the file system may have lost changes, as after a crash of the host, the journal is
 replayed (:mod:`~.journal.recovery`).
 
-**Reading** is in :mod:`~.reading`. :class:`~.tree.Tree` finds paths in the file system, and :class:`~.root.Root`
-ensures that none leads out of the store. What the driver itself keeps is in :mod:`~.reserved_folder`.
+**Reading** is in :mod:`~.tree`, which finds paths in the file system; :class:`~.root.Root` ensures that none leads out
+of the store. What the driver itself keeps is in :mod:`~.reserved_folder`.
 """
 
 from __future__ import annotations
@@ -28,10 +28,10 @@ from typing import Any, ClassVar, Final, TypeVar
 
 from docker_registry.concurrency import close_now, run_in_thread
 from docker_registry.drivers.base import Bytes, Capabilities
-from docker_registry.drivers.file.direct_io import GrowingFile
 from docker_registry.drivers.file.journal.mount_session import superblock_id
 from docker_registry.drivers.file.journal.recovery import open_journal
 from docker_registry.drivers.file.journal.replay import Replay
+from docker_registry.drivers.file.large_files import GrowingFile
 from docker_registry.drivers.file.leftovers import remove_leftovers, restrict_keys
 from docker_registry.drivers.file.linux import spread_subfolders
 from docker_registry.drivers.file.mutations import Content, Effects

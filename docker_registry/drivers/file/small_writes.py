@@ -39,10 +39,9 @@ from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.file.journal.entries import Entry, FileState, Trace
 from docker_registry.drivers.file.journal.journal import MAX_BYTES, HalfIsFull, Journal
 from docker_registry.drivers.file.mutations import Content, Mutations, Transaction
-from docker_registry.drivers.file.reading import FileReader
 from docker_registry.drivers.file.reserved_folder import SECRET, PathLocks, Staging, discard, mode_of
 from docker_registry.drivers.file.sync import Disk
-from docker_registry.drivers.file.tree import Tree
+from docker_registry.drivers.file.tree import FileReader, Tree
 from docker_registry.drivers.paths import check_path
 
 #: A batch holds at most this many contents, and no more bytes than one journal record takes.

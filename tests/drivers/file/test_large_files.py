@@ -10,7 +10,7 @@ import random
 
 import pytest
 
-from docker_registry.drivers.file.direct_io import KEPT_BYTES, GrowingFile
+from docker_registry.drivers.file.large_files import KEPT_BYTES, GrowingFile
 
 MIB = 1024 * 1024
 PAGE = mmap.PAGESIZE
