@@ -28,8 +28,7 @@ def run(arguments: argparse.Namespace) -> int:
         ConfigError: the address is no URL, cannot be reached or refuses the push.
     """
     from docker_registry.doctor.connection import Target
-    from docker_registry.doctor.examination import Examination
-    from docker_registry.doctor.findings import CannotExamine
+    from docker_registry.doctor.examination import CannotExamine, Examination
     from docker_registry.doctor.probes import examine
 
     parts = urlsplit(arguments.url)

@@ -19,8 +19,7 @@ from urllib.parse import urlsplit
 
 from docker_registry.doctor import downloads, uploads
 from docker_registry.doctor.connection import Answer
-from docker_registry.doctor.examination import Examination
-from docker_registry.doctor.findings import CannotExamine, Finding
+from docker_registry.doctor.examination import CannotExamine, Examination, Finding
 
 _MAX_SKEW_SECONDS: Final = 60.0
 

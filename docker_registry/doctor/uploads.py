@@ -11,8 +11,7 @@ from urllib.parse import quote, urljoin, urlsplit
 from uuid import uuid4
 
 from docker_registry.doctor.connection import TIMEOUT_SECONDS, Answer, read
-from docker_registry.doctor.examination import Examination
-from docker_registry.doctor.findings import CannotExamine
+from docker_registry.doctor.examination import CannotExamine, Examination
 from docker_registry.doctor.probe_image import INDEX_TYPE, MANIFEST_TYPE
 
 _GIB: Final = 1024**3
