@@ -45,6 +45,9 @@ _CHUNK_RANGE: Final = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/
 #: Transfer codings that the server has decoded. gunicorn also accepts `gzip, chunked` but does not decode gzip.
 _TRANSFER_CODINGS: Final = {"", "chunked", "identity"}
 
+#: The headers of conditional requests, in the WSGI environment.
+_CONDITIONS: Final = ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH")
+
 #: Size of the first block of a body in memory; each further block doubles the total, up to a maximum block size.
 _FIRST_BLOCK_BYTES: Final = 8 * 1024
 _LARGEST_BLOCK_BYTES: Final = 1024 * 1024
@@ -105,7 +108,7 @@ def read_body(max_bytes: int) -> bytes:
 
 def content_type() -> str | None:
     """Return the Content-Type as sent, without its parameters; None if there is none."""
-    return request.headers.get("Content-Type", "").partition(";")[0].strip() or None
+    return str(request.environ.get("CONTENT_TYPE", "")).partition(";")[0].strip() or None
 
 
 def digest_parameter() -> Digest:
@@ -162,6 +165,8 @@ def tag_condition() -> Condition | None:
 
     RFC 9110, section 13.1: both contain entity tags, here the digests of manifests, or ``*`` for any.
     """
+    if request.environ.keys().isdisjoint(_CONDITIONS):
+        return None
     match, none_match = request.if_match, request.if_none_match
     if not match and not none_match:
         return None
@@ -227,7 +232,7 @@ def open_body(environ: Mapping[str, Any]) -> Body:
         SizeInvalid: Content-Length is not a number.
     """
     codings = environ.get("HTTP_TRANSFER_ENCODING") or ""
-    if not _TRANSFER_CODINGS.issuperset(coding.strip(" \t").lower() for coding in codings.split(",")):
+    if codings and not _TRANSFER_CODINGS.issuperset(coding.strip(" \t").lower() for coding in codings.split(",")):
         raise Invalid("The only supported transfer coding is chunked.")
     stream = environ["wsgi.input"]
     if hasattr(stream, "readinto") and hasattr(stream, "complete"):

@@ -130,7 +130,7 @@ def read(payload: bytes, content_type: str | None, pace: Pace = iter, *, is_stor
     layers = [item for item in _descriptors(document, "layers") if item.media_type.lower() not in FOREIGN_LAYERS]
     if kind in IMAGES and not config:
         raise ManifestInvalid("The manifest has no config.", mediaType=media_type)
-    has_media_type = _states_media_type(document)
+    has_media_type = bool(document.get("mediaType"))  # and it is valid
     inferred_type = document["mediaType"] if has_media_type else infer_media_type(document)
     return Payload(
         media_type=media_type,
@@ -292,7 +292,7 @@ def _decoder(is_stored: bool) -> json.JSONDecoder:
 
 def _media_type(document: dict[str, Any], content_type: str | None) -> str:
     own = _text(document, "mediaType")
-    for given in filter(None, (own, content_type)):
+    for given in dict.fromkeys(filter(None, (own, content_type))):  # usually both are the same
         if not _is_media_type(given):
             raise ManifestInvalid("The media type is invalid (RFC 6838, section 4.2).", mediaType=_printable(given))
     if own and content_type and own.lower() != content_type.lower():

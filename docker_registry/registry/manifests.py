@@ -221,8 +221,10 @@ class ManifestTypes:
 
     def put(self, name: RepositoryName, digest: Digest, document: Payload) -> None:
         """Store the media type of a push if necessary; called before the manifest's link is written."""
+        if document.is_inferable and document.has_media_type:
+            return
         path = layout.revision_media_type(name, digest)
-        if not document.is_inferable or (not document.has_media_type and self._driver.has_file(path)):
+        if not document.is_inferable or self._driver.has_file(path):
             self._driver.put_content(path, document.media_type.encode())
 
     def restore(self, name: RepositoryName, digest: Digest, document: Payload) -> None:

@@ -236,9 +236,9 @@ class TagBackReferences:
         path = layout.tag_back_reference(name, digest, tag)
         if not is_new and self._driver.has_file(path):
             return
-        complete = layout.back_references_complete(name)
-        if not are_complete and not self._driver.has_file(complete) and not self._driver.exists(layout.tags(name)):
-            self._driver.put_content(complete, b"")  # the first tag of the repository: no other needs a back-reference
+        if not are_complete and not self.are_complete(name) and not self._driver.exists(layout.tags(name)):
+            # the first tag of the repository: no other needs a back-reference
+            self._driver.put_content(layout.back_references_complete(name), b"")
         self._driver.put_content(path, b"")
 
     def put_all(self, name: RepositoryName, targets: Iterable[tuple[Tag, Digest | None]]) -> None:

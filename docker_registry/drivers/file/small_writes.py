@@ -134,12 +134,15 @@ class SmallWriter(FileReader):
         """Put a small content, at the end of the current batch if there is one and the content may wait for it."""
         self._tree.locate(content.path)
         batch = self._batch()
+        waiting = batch if may_wait else None
+        if waiting is not None and not waiting.add(content):
+            return
         with self._tree.errors(content.path, may_miss=False):
-            if batch is None or not may_wait:
+            if waiting is not None:
+                run_in_thread(self._publish_waiting, waiting)
+            else:
                 run_in_thread(self._put_now, content, batch)
                 self._checkpoint_later()
-            elif batch.add(content):
-                run_in_thread(self._publish_waiting, batch)
 
     @contextmanager
     def batch(self) -> Iterator[None]:
