@@ -15,7 +15,7 @@ from gevent.event import Event
 
 from docker_registry.errors import PathNotFound, RegistryError, UpstreamError
 from docker_registry.registry.mirror.pieces import StoredPieces
-from docker_registry.registry.mirror.upstream_content import WITHHELD_BYTES, UpstreamContent
+from docker_registry.registry.mirror.upstream_content import WITHHELD_BYTES, UpstreamContent, first_bytes
 from docker_registry.registry.stored_file import FilePart, Segment, ServedFile
 
 #: A part that begins at most this far behind the received bytes is waited for.
@@ -200,12 +200,9 @@ class ArrivingFile:
         if self._arriving.is_far_from(offset) and offset < released_end:
             # What the upstream does not send now is waited for, as all bytes are being received anyway.
             with suppress(UpstreamError), self._receive_part(offset, released_end) as blocks:
-                for block in blocks:
-                    part = block[: released_end - offset]
+                for part in first_bytes(blocks, released_end - offset):
                     offset += len(part)
                     yield part
-                    if offset == released_end:
-                        break
         for segment in self._arriving.segments(offset, end, as_files=as_files):
             offset += len(segment) if isinstance(segment, bytes) else segment.length
             yield segment

@@ -9,7 +9,7 @@ from typing import BinaryIO
 
 from docker_registry.errors import UpstreamError
 from docker_registry.registry import layout
-from docker_registry.registry.mirror.upstream_content import WITHHELD_BYTES
+from docker_registry.registry.mirror.upstream_content import WITHHELD_BYTES, first_bytes
 from docker_registry.registry.names import Digest
 
 #: Receives the bytes of the blob from an offset to another, or to its end.
@@ -60,13 +60,11 @@ class PassedOnBlob:
 
     def _read_part(self, offset: int, end: int) -> Iterator[bytes]:
         with self._receive(offset, end) as blocks:
-            for block in blocks:
-                part = block[: end - offset]
+            for part in first_bytes(blocks, end - offset):
                 offset += len(part)
                 yield part
-                if offset == end:
-                    return
-        raise self._mismatch()
+        if offset < end:
+            raise self._mismatch()
 
     def _read_verified(self, offset: int, end: int) -> Iterator[bytes]:
         state, received, withheld = hashlib.new(self._digest.algorithm), 0, bytearray()

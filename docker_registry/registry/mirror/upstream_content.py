@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Final, Protocol
 
 from docker_registry.registry.ingest import Body
@@ -12,6 +12,21 @@ from docker_registry.registry.stored_file import ServedFile
 
 #: Bytes at the end of content that clients receive only after it is verified.
 WITHHELD_BYTES: Final = 64 * 1024
+
+
+def first_bytes(blocks: Iterable[bytes], size: int) -> Iterator[bytes]:
+    """
+    Yield the first bytes of blocks, as they arrive; an upstream may send more than the part that was requested.
+
+    Args:
+        size: at least 1; fewer bytes are yielded only if the blocks end earlier.
+    """
+    for block in blocks:
+        part = block[:size]
+        size -= len(part)
+        yield part
+        if not size:
+            return
 
 
 class ByteStream(Protocol):
