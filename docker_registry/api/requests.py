@@ -154,11 +154,6 @@ def chunk_range() -> ChunkRange:
     return ChunkRange(int(match[1]), int(match[2]) - int(match[1]) + 1)
 
 
-def is_unmodified(etag: str) -> bool:
-    """Return whether the client already has this content (If-None-Match; RFC 9110, section 13.1.2)."""
-    return request.if_none_match.contains_weak(etag.strip('"'))
-
-
 def tag_condition() -> Condition | None:
     """
     Return the condition that If-Match and If-None-Match set for the tag to be replaced; None without these headers.

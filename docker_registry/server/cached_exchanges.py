@@ -9,8 +9,7 @@ from typing import Any
 from docker_registry.http.exchange import Exchange, ignores, takes_batches
 from docker_registry.server.client_socket import ClientSocket
 from docker_registry.server.observation import Observation, trace_id
-from docker_registry.server.request_head import RequestHead
-from docker_registry.server.response_cache import Hit
+from docker_registry.server.response_cache import Hit, RequestHead
 
 logger = logging.getLogger(__name__)
 

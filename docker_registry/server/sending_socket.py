@@ -9,18 +9,18 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import nullcontext
+from dataclasses import dataclass
 from io import FileIO
 from typing import Any, Final
 
 import gevent
 from gevent import socket
 
-from docker_registry.dependencies import signature_of
+from docker_registry.dependencies import Signature, signature_of
 from docker_registry.errors import RegistryError, StorageError
 from docker_registry.resources.memory_budget import MemoryBudget
-from docker_registry.server.response_cache import FileSlice, StoredBody
 
 #: Maximum size of one send. A pull of 1 GiB takes 0.7 times as long as with 4 MiB, which exceeds the processor's cache;
 #: 64 KiB is slower again.
@@ -35,6 +35,35 @@ JOINED_BYTES: Final = 64 * 1024
 
 #: Maximum size of a response that is copied for the cache; sending a longer one costs more than computing it.
 MAX_COPY_BYTES: Final = 64 * 1024
+
+
+@dataclass(frozen=True, slots=True)
+class FileSlice:
+    """
+    A part of a file that was sent as a response body.
+
+    Attributes:
+        signature: of the file when it was sent.
+        offset, length: bytes.
+    """
+
+    signature: Signature
+    offset: int
+    length: int
+
+
+@dataclass(frozen=True, slots=True)
+class StoredBody:
+    """
+    A response body that was read from a remote store.
+
+    Attributes:
+        read: opens it again, and returns its blocks; may block.
+        length: bytes.
+    """
+
+    read: Callable[[], Iterator[bytes]]
+    length: int
 
 
 class SendingSocket(socket.socket):

@@ -114,7 +114,8 @@ STORED = """
 import logging, socket, ssl
 from docker_registry.errors import StorageUnavailable
 from docker_registry.server.client_socket import PlainSocket
-from docker_registry.server.response_cache import CachedResponse, Hit, StoredBody
+from docker_registry.server.response_cache import CachedResponse, Hit
+from docker_registry.server.sending_socket import StoredBody
 
 def blocks(*contents):
     try:

@@ -17,8 +17,15 @@ from docker_registry import dependencies
 from docker_registry.dependencies import Dependencies, signature_of
 from docker_registry.errors import PathNotFound
 from docker_registry.server import response_cache
-from docker_registry.server.request_head import IRRELEVANT, UNIQUE, parse_head
-from docker_registry.server.response_cache import ENTRY_BYTES, REQUEST_BYTES, FileSlice, ResponseCache, StoredBody
+from docker_registry.server.response_cache import (
+    ENTRY_BYTES,
+    IRRELEVANT,
+    REQUEST_BYTES,
+    UNIQUE,
+    ResponseCache,
+    parse_head,
+)
+from docker_registry.server.sending_socket import FileSlice, StoredBody
 from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import Client, digest_of
 from tests.support.images import make_image, push

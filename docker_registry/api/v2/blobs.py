@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
-from docker_registry.api import requests
 from docker_registry.api.authorization import actor
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.responses import origin_headers
@@ -38,7 +37,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete: bool) -> B
         }
         if blob.origin is not None:
             headers |= origin_headers(blob.origin)
-        if requests.is_unmodified(headers["ETag"]):
+        if request.if_none_match.contains_weak(str(digest)):
             return Response(status=304, headers=headers)
         response = downloads.send(registry.blobs.file(blob), headers, headers["ETag"])
         if response.status_code == 200:

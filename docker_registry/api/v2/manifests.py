@@ -44,7 +44,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
         }
         if origin is not None:
             headers |= origin_headers(origin)
-        if requests.is_unmodified(headers["ETag"]):
+        if request.if_none_match.contains_weak(str(descriptor.digest)):
             return Response(status=304, headers=headers)
         if manifest.is_large:
             return downloads.send_whole(registry.manifests.file(manifest), headers)
