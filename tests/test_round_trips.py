@@ -235,7 +235,8 @@ class TestAManifestThatIsPushed:
 
 class TestAManifestThatIsPushedToAnObjectStore:
     def test_is_created_without_being_read(self):
-        assert {"stat": 5, "put_content": 4} == pushing(ObjectStore())("1")
+        push = pushing(ObjectStore())
+        assert [{"stat": 5, "put_content": 4}] * 2 == [push("1"), push("1")]
 
     def test_is_written_with_a_cache_and_nothing_else(self, redis_server):
         store = ObjectStore()

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from docker_registry.concurrency import run_concurrently
-from docker_registry.drivers.base import ABSENT, StorageDriver
-from docker_registry.errors import BlobUnknown, PathNotFound, PreconditionFailed, UpstreamUnavailable
+from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import BlobUnknown, PathNotFound, UpstreamUnavailable
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.access import Access, hide
 from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
@@ -262,10 +261,9 @@ class Blobs:
 
     def _put(self, content: bytes, digest: Digest) -> Blob:
         target = layout.blob_data(digest)
-        if self._creates_before_reading:
-            with suppress(PreconditionFailed):
-                self._driver.put_content(target, content, if_match=ABSENT)
-                return Blob(digest, len(content), target, is_new=True)
+        if self._driver.capabilities.pages:  # looking for it takes as long as writing it, whatever is there
+            self._driver.put_content(target, content)
+            return Blob(digest, len(content), target)
         stored = self._driver.find_versioned(target)  # bypasses caches, to detect damage in the store
         if stored is None:
             self._driver.put_content(target, content)
@@ -278,12 +276,6 @@ class Blobs:
         except PathNotFound:  # removed meanwhile
             self._driver.put_content(target, content)
         return Blob(digest, len(content), target)
-
-    @property
-    def _creates_before_reading(self) -> bool:
-        """True on object stores: a conditional put of a small blob is one request, looking for it first makes two."""
-        capabilities = self._driver.capabilities
-        return capabilities.pages and capabilities.if_match
 
     def get(self, digest: Digest) -> bytes:
         """

@@ -193,7 +193,7 @@ class ManifestPushes:
         Write everything that must exist before the link to a manifest; concurrently if each write is a request.
 
         Returns:
-            Whether the payload is new in the store, and the tag changes to apply after the link is written.
+            Whether the payload is known to be new in the store, and the tag changes to apply after the link is written.
         """
         put = partial(self._blobs.put, payload, descriptor.digest)
         refer = partial(self._refer, name, descriptor, document)
@@ -220,8 +220,8 @@ class ManifestPushes:
                 ]
             )
             refers = [refer] if document.subject else []
-            blob, *done = run_concurrently(put, *(partial(each, is_new=True) for each in prepare), *refers)
-            return blob.is_new, done[: len(prepare)]
+            _, *done = run_concurrently(put, *(partial(each, is_new=True) for each in prepare), *refers)
+            return False, done[: len(prepare)]
         is_new = put().is_new
         refer()
         return is_new, [each(is_new=is_new) for each in prepare]

@@ -151,11 +151,11 @@ class Manifests:
             is_new: the manifest was just created, so there is no link to look up.
 
         Returns:
-            False if it is already linked.
+            Whether the link was written; False if it was found.
         """
         self.types.put(name, digest, document)
         link = layout.revision_link(name, digest)
-        if is_new or not self._driver.has_file(link):
+        if is_new or self._driver.capabilities.pages or not self._driver.has_file(link):  # looking costs as much
             self._driver.put_content(link, str(digest).encode())
             return True
         return False

@@ -65,8 +65,8 @@ class Blob:
     Attributes:
         size: bytes.
         path: storage path of the bytes.
-        is_new: whether :meth:`Blobs.put <docker_registry.registry.blobs.Blobs.put>` has just created it; False from all
-            other methods.
+        is_new: whether :meth:`Blobs.put <docker_registry.registry.blobs.Blobs.put>` has just created it, as far as it
+            knows; False from all other methods.
         origin: says how far to trust a blob that a source had; None if the store had it.
         file: delivers the bytes of a blob that is still being received; None if they are in the store.
         is_passed_on: whether the store will not have the bytes after *file* has been read.
