@@ -1,9 +1,4 @@
-"""
-Authorization: the action of each route, and what views ask about the client of the current request.
-
-:data:`ACTIONS` maps each route to its action; a test compares it with the routes.
-:func:`~docker_registry.api.flask_app.hide_names` hides what the client may not see before the view runs.
-"""
+"""What views ask about the rights of the client of the current request."""
 
 from __future__ import annotations
 
@@ -14,58 +9,15 @@ from typing import Final
 
 from flask import request
 
+from docker_registry.api import requests
+from docker_registry.api.flask_app import PRINCIPAL
 from docker_registry.errors import Denied, ImageUnknown, Unauthorized
-from docker_registry.http.exchange import CONTEXT, RequestContext
 from docker_registry.registry.access import Access, Action
-from docker_registry.registry.actor import ANONYMOUS, Actor, Principal, Reason
+from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.registry.tag_changes import TagGuard
 
-#: The action of each route that names a repository or an image.
-ACTIONS: Final = {
-    "v1_images.get_ancestry": Action.PULL,
-    "v1_images.get_diff": Action.PULL,
-    "v1_images.get_files": Action.PULL,
-    "v1_images.get_json": Action.PULL,
-    "v1_images.get_layer": Action.PULL,
-    "v1_private_images.get_files": Action.PULL,
-    "v1_private_images.get_json": Action.PULL,
-    "v1_private_images.get_layer": Action.PULL,
-    "v1_properties.get_properties": Action.PULL,
-    "v1_properties.put_properties": Action.DELETE,
-    "v1_pushes.put_checksum": Action.PUSH,
-    "v1_pushes.put_json": Action.PUSH,
-    "v1_pushes.put_layer": Action.PUSH,
-    "v1_repositories.authorize": Action.PUSH,
-    "v1_repositories.begin_delete": Action.DELETE,
-    "v1_repositories.begin_push": Action.PUSH,
-    "v1_repositories.delete_repository": Action.DELETE,
-    "v1_repositories.list_images": Action.PULL,
-    "v1_repositories.put_images": Action.PUSH,
-    "v1_tags.delete_tag": Action.DELETE,
-    "v1_tags.get_repository_json": Action.PULL,
-    "v1_tags.get_tag": Action.PULL,
-    "v1_tags.get_tag_json": Action.PULL,
-    "v1_tags.list_tags": Action.PULL,
-    "v1_tags.put_tag": Action.PUSH,
-    "v2_base.list_tags": Action.PULL,
-    "v2_blobs.delete_blob": Action.DELETE,
-    "v2_blobs.get_blob": Action.PULL,
-    "v2_manifests.delete_manifest": Action.DELETE,
-    "v2_manifests.get_manifest": Action.PULL,
-    "v2_manifests.put_manifest": Action.PUSH,
-    "v2_referrers.list_referrers": Action.PULL,
-    "v2_uploads.append_chunk": Action.PUSH,
-    "v2_uploads.cancel_upload": Action.PUSH,
-    "v2_uploads.commit_upload": Action.PUSH,
-    "v2_uploads.get_upload": Action.PUSH,
-    "v2_uploads.start_upload": Action.PUSH,
-}
-
-#: Where access control puts the principal of a request, in the WSGI environment.
-PRINCIPAL: Final = "docker_registry.principal"
-
-#: Where it puts what a token of API V1 is to say about the client.
+#: Where access control puts what a token of API V1 is to say about the client.
 HOLDER: Final = "docker_registry.holder"
 
 #: Where the check of images that a body names is put: returns whether the client may use an image, or raises an error.
@@ -87,12 +39,6 @@ class Holder:
 
     text: str = ""
     ends: float = math.inf
-
-
-def principal() -> Principal:
-    """Return the principal of the current request; without access control, always the anonymous one."""
-    found: Principal = request.environ.get(PRINCIPAL, ANONYMOUS)
-    return found
 
 
 def holder() -> Holder:
@@ -130,7 +76,9 @@ def overwrite_guard(access: Access, name: RepositoryName, tags: Sequence[Tag]) -
     The guard raises :class:`Unauthorized` or :class:`Denied` when the push would move a tag that the client may not
     overwrite.
     """
-    if not is_restricted() or all(access.policy.allows(principal(), Action.OVERWRITE, name, tag) for tag in tags):
+    if not is_restricted() or all(
+        access.policy.allows(requests.principal(), Action.OVERWRITE, name, tag) for tag in tags
+    ):
         return None
 
     def check(tag: Tag, current: Digest | None, new: Digest) -> None:
@@ -144,7 +92,7 @@ def overwrite_refusal(
     access: Access, name: RepositoryName | ImageRepositoryName, tag: Tag
 ) -> Callable[[], None] | None:
     """Return what raises the error if the current client moves a tag; None if the client may."""
-    if not is_restricted() or access.policy.allows(principal(), Action.OVERWRITE, name, tag):
+    if not is_restricted() or access.policy.allows(requests.principal(), Action.OVERWRITE, name, tag):
         return None
     return lambda: check_overwrite(access, name, tag)
 
@@ -156,7 +104,7 @@ def check_overwrite(access: Access, name: RepositoryName | ImageRepositoryName, 
     Raises:
         Unauthorized, Denied: it may not.
     """
-    client = principal()
+    client = requests.principal()
     if not access.policy.allows(client, Action.OVERWRITE, name, tag):
         if client.name == ANONYMOUS.name:
             raise Unauthorized
@@ -164,9 +112,3 @@ def check_overwrite(access: Access, name: RepositoryName | ImageRepositoryName, 
             f"{client.name} may not overwrite the tag {tag} in the repository {name}.",
             user=client.name, action=Action.OVERWRITE.value, repository=str(name), tag=str(tag),
         )  # fmt: skip
-
-
-def actor(reason: Reason) -> Actor:
-    """Return the originator of the changes that the current request makes."""
-    context: RequestContext = request.environ[CONTEXT]
-    return Actor(reason, principal(), context.client or request.remote_addr or "", context.request_id)

@@ -15,7 +15,7 @@ from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
 from docker_registry import dependencies
-from docker_registry.api.authorization import ACTIONS, PRINCIPAL
+from docker_registry.api.actions import ACTIONS
 from docker_registry.api.path_prefix import PathPrefix
 from docker_registry.errors import Unsupported
 from docker_registry.http.clients import OLD_CLIENTS, TrustedProxies
@@ -47,8 +47,8 @@ _PARSERS: Final = {
 }
 
 #: The variables of URLs that name a repository, and those that name something in it.
-_REPOSITORIES: Final = ("name", "repository")
-_REFERENCES: Final = ("reference", "digest", "tag", "image_id", "upload_id")
+_REPOSITORIES: Final = frozenset({"name", "repository"})
+_REFERENCES: Final = frozenset({"reference", "digest", "tag", "image_id", "upload_id"})
 
 SAFE_METHODS: Final = frozenset({"GET", "HEAD", "OPTIONS"})
 
@@ -85,6 +85,9 @@ _CACHEABLE: Final = frozenset(
 
 #: Routes whose responses contain information about an image's ancestors.
 _ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
+
+#: Where access control puts the principal of a request, in the WSGI environment.
+PRINCIPAL: Final = "docker_registry.principal"
 
 #: Where the reservations of a request are kept, in ``flask.g``.
 RESERVATIONS: Final = "docker_registry.body_memory"
@@ -178,10 +181,13 @@ def record_context(app: Flask) -> None:
     def record_target(endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
         context: RequestContext = request.environ[CONTEXT]
         context.route = endpoint or ""
-        if values:
-            context.repository = next((str(values[key]) for key in _REPOSITORIES if key in values), "")
-            context.reference = next((str(values[key]) for key in _REFERENCES if key in values), "")
-            context.digest = str(values.get("digest", ""))
+        for key, text in (values or {}).items():
+            if key in _REPOSITORIES:
+                context.repository = text
+            elif key in _REFERENCES:
+                context.reference = text
+            if key == "digest":
+                context.digest = text
 
     @app.after_request
     def record_digest(response: Response) -> Response:
@@ -237,7 +243,8 @@ def hide_names(app: Flask, access: Access, images: ImageResolver | None) -> None
         request.environ[CONTEXT].principal = client.name
         for key, value in values.items():
             if isinstance(value, RepositoryName | ImageRepositoryName):
-                tag = next((other for other in values.values() if isinstance(other, Tag)), None)
+                reference = values.get("tag") or values.get("reference")
+                tag = reference if isinstance(reference, Tag) else None
                 if not access.policy.allows(client, ACTIONS[endpoint], value, tag):
                     values[key] = hide(value)
             elif images is not None and isinstance(value, ImageId):

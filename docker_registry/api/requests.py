@@ -1,5 +1,5 @@
 """
-Parses the values of a request: pages, conditions and bodies. Returned values are valid.
+Reads the values of a request: its client, pages, conditions and bodies. Returned values are valid.
 
 The registry's worker sets ``wsgi.input`` to an object that receives directly into the caller's buffer and knows whether
 the body is complete. Other servers only offer ``read`` and do not always report a truncated body; :class:`PlainBody`
@@ -17,7 +17,7 @@ from typing import Any, Final, cast
 from flask import current_app, g, request
 from gunicorn.http.errors import ParseException
 
-from docker_registry.api.flask_app import RESERVATIONS, Application
+from docker_registry.api.flask_app import PRINCIPAL, RESERVATIONS, Application
 from docker_registry.errors import (
     DigestInvalid,
     Invalid,
@@ -27,6 +27,8 @@ from docker_registry.errors import (
     TooLarge,
     UploadInvalid,
 )
+from docker_registry.http.exchange import CONTEXT, RequestContext
+from docker_registry.registry.actor import ANONYMOUS, Actor, Principal, Reason
 from docker_registry.registry.ingest import Body
 from docker_registry.registry.manifest_payload import MANIFEST_TYPES
 from docker_registry.registry.names import (
@@ -56,6 +58,18 @@ _LARGEST_BLOCK_BYTES: Final = 1024 * 1024
 def requested_name(name: RepositoryName) -> str:
     """Return the name by which the client has requested a repository; that of a mirrored one may differ here."""
     return str(request.environ.get(REQUESTED_NAME, name))
+
+
+def principal() -> Principal:
+    """Return the principal of the current request; without access control, always the anonymous one."""
+    found: Principal = request.environ.get(PRINCIPAL, ANONYMOUS)
+    return found
+
+
+def actor(reason: Reason) -> Actor:
+    """Return the originator of the changes that the current request makes."""
+    context: RequestContext = request.environ[CONTEXT]
+    return Actor(reason, principal(), context.client or request.remote_addr or "", context.request_id)
 
 
 def body() -> Body:

@@ -382,7 +382,4 @@ def asks_to_close(headers: Iterable[tuple[str, str]]) -> bool:
 
     gunicorn compares the Connection header with a single word, but it is a list: ``close, TE``.
     """
-    return any(
-        name == "CONNECTION" and "close" in (word.strip().lower() for word in value.split(","))
-        for name, value in headers
-    )
+    return any(name == "CONNECTION" and "close" in map(str.strip, value.lower().split(",")) for name, value in headers)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
-from docker_registry.api.authorization import principal
+from docker_registry.api import requests
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.responses import json_response, origin_headers
 from docker_registry.api.v1.responses import LAST_MODIFIED, cache_headers, is_unmodified, stored_json, streamed_json
@@ -95,7 +95,7 @@ class Pulls:
         found = self._legacy.image_pulls.image(
             image_id,
             None if token is None else token.name,
-            principal=principal(),
+            principal=requests.principal(),
             with_sources=token is None or token.access != "write",
         )
         headers = self._cache_headers(image_id) | origin_headers(found.origin)
@@ -103,7 +103,7 @@ class Pulls:
 
     def layer(self, image_id: ImageId) -> Response:
         """Send an image's layer or a part of it."""
-        found = self._legacy.image_pulls.layer(image_id, self._repository(), principal=principal())
+        found = self._legacy.image_pulls.layer(image_id, self._repository(), principal=requests.principal())
         headers = self._cache_headers(image_id) | origin_headers(found.origin)
         headers["Content-Type"] = "application/octet-stream"
         return self._not_modified(image_id) or self._downloads.send(
@@ -112,18 +112,18 @@ class Pulls:
 
     def ancestry(self, image_id: ImageId) -> Response:
         """Return the ids of an image and its ancestors, newest first."""
-        found = self._legacy.image_pulls.ancestry(image_id, self._repository(), principal=principal())
+        found = self._legacy.image_pulls.ancestry(image_id, self._repository(), principal=requests.principal())
         headers = self._cache_headers(image_id) | origin_headers(found.origin)
         return self._not_modified(image_id) or json_response(found.value, headers=headers)
 
     def files(self, image_id: ImageId) -> Response:
         """Return the list of files in an image's layer."""
-        files = self._legacy.image_files.files(image_id, principal=principal())
+        files = self._legacy.image_files.files(image_id, principal=requests.principal())
         return self._not_modified(image_id) or streamed_json(files, self._cache_headers(image_id))
 
     def diff(self, image_id: ImageId) -> Response:
         """Return the changes that an image makes to its ancestors; an empty body until they are computed."""
-        diff = self._legacy.image_files.diff(image_id, principal=principal())
+        diff = self._legacy.image_files.diff(image_id, principal=requests.principal())
         if diff is None:
             return stored_json(b"")
         return self._not_modified(image_id) or streamed_json(diff, self._cache_headers(image_id))

@@ -8,7 +8,7 @@ from typing import Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
-from docker_registry.api.authorization import actor, holder, principal
+from docker_registry.api.authorization import holder
 from docker_registry.api.responses import json_response, origin_headers
 from docker_registry.api.v1.responses import no_content, stored_json
 from docker_registry.errors import BodyInvalid, Unsupported
@@ -38,20 +38,24 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, registry_endpoints: str
     @bp.put("/v1/repositories/<path:repository>")
     def begin_push(repository: ImageRepositoryName) -> Response:
         """Record the images that a push is going to upload, and return a write token."""
-        legacy.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES), actor=actor("push"))
-        legacy.private_images.mark_listed(repository, actor=actor("push"))
+        legacy.image_repositories.put_images(
+            repository, requests.read_body(_MAX_LIST_BYTES), actor=requests.actor("push")
+        )
+        legacy.private_images.mark_listed(repository, actor=requests.actor("push"))
         return json_response("", headers=_token(repository, "write"))
 
     @bp.put("/v1/repositories/<path:repository>/images")
     def put_images(repository: ImageRepositoryName) -> Response:
         """Record the images that a push has uploaded."""
-        legacy.image_repositories.put_images(repository, requests.read_body(_MAX_LIST_BYTES), actor=actor("push"))
+        legacy.image_repositories.put_images(
+            repository, requests.read_body(_MAX_LIST_BYTES), actor=requests.actor("push")
+        )
         return no_content(_token(repository, "write"))
 
     @bp.get("/v1/repositories/<path:repository>/images")
     def list_images(repository: ImageRepositoryName) -> Response:
         """List all images that were pushed to the repository, and return a read token."""
-        found = legacy.image_pulls.list_images(repository, principal=principal())
+        found = legacy.image_pulls.list_images(repository, principal=requests.principal())
         return stored_json(found.value, _token(repository, "read") | origin_headers(found.origin))
 
     @bp.delete("/v1/repositories/<path:repository>/images")
@@ -66,10 +70,10 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, registry_endpoints: str
         if not body.lstrip().startswith(b"["):
             return json_response("OK")
         repository_named_auth = ImageRepositoryName.parse(request.path.removeprefix("/v1/repositories/"))
-        is_allowed = access.policy.allows(principal(), Action.PUSH, repository_named_auth)
+        is_allowed = access.policy.allows(requests.principal(), Action.PUSH, repository_named_auth)
         repository_named_auth = repository_named_auth if is_allowed else hide(repository_named_auth)
-        legacy.image_repositories.put_images(repository_named_auth, body, actor=actor("push"))
-        legacy.private_images.mark_listed(repository_named_auth, actor=actor("push"))
+        legacy.image_repositories.put_images(repository_named_auth, body, actor=requests.actor("push"))
+        legacy.private_images.mark_listed(repository_named_auth, actor=requests.actor("push"))
         return json_response("", headers=_token(repository_named_auth, "write"))
 
     @bp.delete("/v1/repositories/<path:repository>")
@@ -78,7 +82,7 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, registry_endpoints: str
         """Delete a repository and all its tags."""
         if not delete:
             raise Unsupported("Deletion is disabled.")
-        legacy.image_tags.delete_repository(repository, actor=actor("delete"))
+        legacy.image_tags.delete_repository(repository, actor=requests.actor("delete"))
         return json_response(True)
 
     def _token(repository: ImageRepositoryName, permission: TokenAccess) -> dict[str, str]:
@@ -119,7 +123,7 @@ def properties_blueprint(
             raise Unsupported("Deletion is disabled, and so is hiding a repository.")
         if private and not private_repositories.is_private(repository):
             legacy.image_tags.check_hideable(repository)
-        legacy.private_images.set_private(repository, private=private, actor=actor("push"))
+        legacy.private_images.set_private(repository, private=private, actor=requests.actor("push"))
         return json_response(True)
 
     return bp

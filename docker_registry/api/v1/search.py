@@ -8,7 +8,8 @@ from typing import Any, Final
 
 from flask import Blueprint, Response, request
 
-from docker_registry.api.authorization import is_restricted, principal
+from docker_registry.api import requests
+from docker_registry.api.authorization import is_restricted
 from docker_registry.api.responses import json_response
 from docker_registry.errors import NameInvalid, PageInvalid
 from docker_registry.registry.access import Access, Repository
@@ -49,7 +50,7 @@ def blueprint(
         has_pages = "page" in request.args or "page_size" in request.args
         size = _number("page_size", _number("n", DEFAULT_PAGE_SIZE))
         query, number, size = request.args.get("q", ""), max(_number("page", 1), 1), min(max(size, 1), MAX_PAGE_SIZE)
-        if is_restricted() and access.pull_filter(principal()) is not None:
+        if is_restricted() and access.pull_filter(requests.principal()) is not None:
             page = _pullable(index, access, query, number, size)
         else:
             private = serve_private or is_restricted()
@@ -79,7 +80,7 @@ def _pullable(index: SearchIndex, access: Access, query: str, page: int, size: i
 
 def _visible(page: Page, access: Access) -> Page:
     """Return the page without repositories that the client may not see."""
-    if access.pull_filter(principal()) is None:
+    if access.pull_filter(requests.principal()) is None:
         return page
     results = tuple(result for result in page.results if _may_pull(result.name, access))
     hidden = len(page.results) - len(results)
@@ -88,7 +89,7 @@ def _visible(page: Page, access: Access) -> Page:
 
 def _may_pull(name: str, access: Access) -> bool:
     try:
-        return access.may_pull(principal(), _name(name))
+        return access.may_pull(requests.principal(), _name(name))
     except NameInvalid:  # an entry that another program wrote
         return False
 

@@ -41,9 +41,9 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
     @bp.get("/v1/repositories/<path:repository>/tags")
     def list_tags(repository: ImageRepositoryName) -> Response:
         """Return all tags with their image ids, ``{"latest": "<image id>", …}``."""
-        found = legacy.image_pulls.tags(repository, principal=authorization.principal())
+        found = legacy.image_pulls.tags(repository, principal=requests.principal())
         tags, headers = found.value, origin_headers(found.origin)
-        may_list = access.policy.tag_filter(authorization.principal(), repository)
+        may_list = access.policy.tag_filter(requests.principal(), repository)
         return json_response(
             {tag: image_id for tag, image_id in tags.items() if may_list is None or may_list(tag)}, headers=headers
         )
@@ -51,7 +51,7 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
     @bp.get("/v1/repositories/<path:repository>/tags/<tag>")
     def get_tag(repository: ImageRepositoryName, tag: Tag) -> Response:
         """Return the image id of a tag."""
-        found = legacy.image_pulls.tag(repository, tag, principal=authorization.principal())
+        found = legacy.image_pulls.tag(repository, tag, principal=requests.principal())
         return json_response(str(found.value), headers=origin_headers(found.origin))
 
     @bp.put("/v1/repositories/<path:repository>/tags/<tag>")
@@ -60,13 +60,13 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
         requested = _read_id()
         authorization.check_image(requested)
         image_id = legacy.private_images.hide_unless_visible(
-            requested, principal=authorization.principal(), with_ancestors=True
+            requested, principal=requests.principal(), with_ancestors=True
         )
         refuse = authorization.overwrite_refusal(access, repository, tag)
         # Before put() records anything; put() repeats the check while it holds the tag.
         if refuse is not None and legacy.image_tag_pushes.points_elsewhere(repository, tag, image_id):
             refuse()
-        actor = authorization.actor("push")
+        actor = requests.actor("push")
         legacy.image_tag_pushes.put(repository, tag, image_id, _client_metadata(), refuse=refuse, actor=actor)
         legacy.private_images.publish_tagged(repository, image_id, actor=actor)
         return json_response(True)
@@ -76,7 +76,7 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
         """Delete a tag."""
         if not delete:
             raise Unsupported("Deletion is disabled.")
-        legacy.image_tags.delete(repository, tag, actor=authorization.actor("delete"))
+        legacy.image_tags.delete(repository, tag, actor=requests.actor("delete"))
         return json_response(True)
 
     @bp.get("/v1/repositories/<path:repository>/tags/<tag>/json")

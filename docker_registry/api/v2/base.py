@@ -8,7 +8,6 @@ from flask import Blueprint, Response, jsonify
 
 from docker_registry import dependencies
 from docker_registry.api import requests
-from docker_registry.api.authorization import principal
 from docker_registry.api.responses import link_next
 from docker_registry.registry.listing_cache import Page
 from docker_registry.registry.names import RepositoryName
@@ -35,7 +34,7 @@ def blueprint(registry: OciRegistry, *, max_page_entries: int, listed_prefix: Ca
         """List the repositories, page by page."""
         page_request = requests.page(max_page_entries)
         page = registry.repositories.page(
-            page_request.count, page_request.last, principal=principal(), prefix=listed_prefix()
+            page_request.count, page_request.last, principal=requests.principal(), prefix=listed_prefix()
         )
         return _page_response({"repositories": page.names}, page, page_request)
 
@@ -44,7 +43,7 @@ def blueprint(registry: OciRegistry, *, max_page_entries: int, listed_prefix: Ca
         """List the tags of a repository, page by page (end-8)."""
         repository = registry.repositories.resolve(name)
         page_request = requests.page(max_page_entries)
-        may_list = registry.access.policy.tag_filter(principal(), name)
+        may_list = registry.access.policy.tag_filter(requests.principal(), name)
         page = registry.tags.sources.page(repository, page_request.count, page_request.last, may_list)
         if page is not None:
             dependencies.make_uncacheable()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from flask import Blueprint, Response, request
 
-from docker_registry.api.authorization import actor
+from docker_registry.api import requests
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.responses import origin_headers
 from docker_registry.errors import Unsupported
@@ -50,7 +50,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete: bool) -> B
         """Delete a blob from a repository (end-10)."""
         if not delete:
             raise Unsupported("Deletion is disabled.")
-        registry.removal.delete_blob(name, digest, actor=actor("delete"))
+        registry.removal.delete_blob(name, digest, actor=requests.actor("delete"))
         return Response(status=202, headers={"Docker-Content-Digest": str(digest)})
 
     return bp

@@ -28,7 +28,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
     def get_manifest(name: RepositoryName, reference: Reference) -> Response:
         """Serve a manifest exactly as it was pushed (end-3)."""
         name = registry.repositories.resolve(name)
-        manifest = registry.manifests.get(name, reference, principal=authorization.principal())
+        manifest = registry.manifests.get(name, reference, principal=requests.principal())
         descriptor = manifest.descriptor
         origin = manifest.origin
         must_be_accepted = isinstance(reference, Tag) and not (origin is not None and origin.is_generated)
@@ -64,7 +64,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
             tags,
             condition,
             authorization.overwrite_guard(registry.access, name, [*tags, *_tag(reference)]),
-            actor=authorization.actor("push"),
+            actor=requests.actor("push"),
         )
         return _created(name, pushed, bool(tags))
 
@@ -73,7 +73,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
         """Delete a tag, or a manifest with all its tags (end-9)."""
         if not (delete_tags if isinstance(reference, Tag) else delete_manifests):
             raise Unsupported("Deletion is disabled.")
-        repository, actor = registry.repositories.resolve(name), authorization.actor("delete")
+        repository, actor = registry.repositories.resolve(name), requests.actor("delete")
         if isinstance(reference, Tag):
             registry.tags.delete(repository, reference, actor=actor)
         else:

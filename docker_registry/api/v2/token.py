@@ -18,7 +18,6 @@ from urllib.parse import parse_qs
 from flask import Blueprint, Response, jsonify, request
 
 from docker_registry.api import requests
-from docker_registry.api.authorization import principal
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.auth.access_control import AccessControl, parse_scopes
 from docker_registry.auth.client import Client
@@ -49,7 +48,7 @@ def blueprint(
     @bp.get("/v2/token")
     def get_token() -> Response:
         """Issue an access token to the user of the Authorization header, or to an anonymous client."""
-        client = as_client(principal())
+        client = as_client(requests.principal())
         if client.grant is not None:  # a token must not renew itself
             raise Unauthorized("A password is required for a token.")
         is_offline = request.args.get("offline_token", "").lower() in ("true", "1")

@@ -5,7 +5,6 @@ from __future__ import annotations
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
-from docker_registry.api.authorization import actor
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.responses import with_location
 from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
@@ -32,9 +31,9 @@ def blueprint(registry: OciRegistry, origin: ClientOrigin) -> Blueprint:
             return _created(name, mounted)
         if "digest" in request.args:
             digest = requests.digest_parameter()
-            return _created(name, registry.uploads.put(name, digest, requests.body(), actor=actor("push")))
+            return _created(name, registry.uploads.put(name, digest, requests.body(), actor=requests.actor("push")))
         algorithm = parse_algorithm(request.args.get("digest-algorithm", CANONICAL))
-        response = _upload_accepted(origin, name, registry.uploads.start(name, algorithm, actor=actor("push")))
+        response = _upload_accepted(origin, name, registry.uploads.start(name, algorithm, actor=requests.actor("push")))
         min_bytes = registry.driver.capabilities.min_chunk_bytes
         if min_bytes is not None:  # a recommendation: smaller chunks are accepted too
             response.headers["OCI-Chunk-Min-Length"] = str(min_bytes)
@@ -45,7 +44,7 @@ def blueprint(registry: OciRegistry, origin: ClientOrigin) -> Blueprint:
         """Append the next bytes to an upload (end-5)."""
         chunk = requests.chunk_range()
         upload = registry.uploads.append(
-            name, upload_id, requests.body(), chunk.start, chunk.length, actor=actor("push")
+            name, upload_id, requests.body(), chunk.start, chunk.length, actor=requests.actor("push")
         )
         return _upload_accepted(origin, name, upload)
 
@@ -53,7 +52,9 @@ def blueprint(registry: OciRegistry, origin: ClientOrigin) -> Blueprint:
     def commit_upload(name: RepositoryName, upload_id: str) -> Response:
         """Append the last bytes, verify the digest and publish the blob (end-6)."""
         digest, chunk, body = requests.digest_parameter(), requests.chunk_range(), requests.body()
-        blob = registry.uploads.commit(name, upload_id, digest, body, chunk.start, chunk.length, actor=actor("push"))
+        blob = registry.uploads.commit(
+            name, upload_id, digest, body, chunk.start, chunk.length, actor=requests.actor("push")
+        )
         return _created(name, blob)
 
     @bp.get("/v2/<path:name>/blobs/uploads/<upload_id>")
@@ -65,7 +66,7 @@ def blueprint(registry: OciRegistry, origin: ClientOrigin) -> Blueprint:
     @bp.delete("/v2/<path:name>/blobs/uploads/<upload_id>")
     def cancel_upload(name: RepositoryName, upload_id: str) -> Response:
         """Cancel an upload (end-14)."""
-        registry.uploads.cancel(name, upload_id, actor=actor("delete"))
+        registry.uploads.cancel(name, upload_id, actor=requests.actor("delete"))
         return Response(status=204)
 
     return bp
@@ -78,7 +79,7 @@ def _mount(registry: OciRegistry, name: RepositoryName) -> Blob | None:
         source = request.args.get("from")
         digest = Digest.parse(request.args["mount"])
         from_name = RepositoryName.parse(source) if source else None
-        return registry.blobs.mount(name, digest, from_name, actor=actor("push"))
+        return registry.blobs.mount(name, digest, from_name, actor=requests.actor("push"))
     except (BlobUnknown, DigestInvalid, NameInvalid):
         return None  # fall back to an upload ("Mounting a blob from another repository")
 
