@@ -101,8 +101,6 @@ def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> No
     rules = cors.CorsRules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.CorsRules)})
     cors.add_headers(app, rules)
     flask_app.add_common_headers(app, config.flavor, __version__)
-    if config.v2:
-        flask_app.announce_v2(app)
 
 
 def _add_namespaces(app: Application, mirror: Mirror) -> None:

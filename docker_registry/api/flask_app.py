@@ -238,9 +238,9 @@ def hide_names(app: Flask, access: Access, images: ImageResolver | None) -> None
 
     @app.before_request
     def hide_values() -> None:
-        values, endpoint = request.view_args or {}, request.endpoint or ""
-        client: Principal = request.environ.get(PRINCIPAL, ANONYMOUS)
-        request.environ[CONTEXT].principal = client.name
+        values, endpoint, environ = request.view_args or {}, request.endpoint or "", request.environ
+        client: Principal = environ.get(PRINCIPAL, ANONYMOUS)
+        environ[CONTEXT].principal = client.name
         for key, value in values.items():
             if isinstance(value, RepositoryName | ImageRepositoryName):
                 reference = values.get("tag") or values.get("reference")
@@ -248,7 +248,7 @@ def hide_names(app: Flask, access: Access, images: ImageResolver | None) -> None
                 if not access.policy.allows(client, ACTIONS[endpoint], value, tag):
                     values[key] = hide(value)
             elif images is not None and isinstance(value, ImageId):
-                if ACTIONS[endpoint] is Action.PUSH and PRINCIPAL in request.environ:
+                if ACTIONS[endpoint] is Action.PUSH and PRINCIPAL in environ:
                     continue  # a push may name an image that the client may not see
                 with_ancestors = endpoint in _ABOUT_ANCESTORS
                 values[key] = images.hide_unless_visible(value, principal=client, with_ancestors=with_ancestors)
@@ -277,29 +277,23 @@ def declare_cacheable(app: Flask) -> None:
         return response
 
 
-def add_common_headers(app: Flask, flavor: str, version: str) -> None:
-    """Add the headers that every response carries."""
+def add_common_headers(app: Application, flavor: str, version: str) -> None:
+    """Add the headers that every response carries, and the version header of API V2 to those below its paths."""
 
     @app.after_request
     def add_headers(response: Response) -> Response:
-        response.headers.add("X-Docker-Registry-Version", version)
-        response.headers.add("X-Docker-Registry-Config", flavor)
-        response.headers.add("X-Content-Type-Options", "nosniff")
-        if not request.path.startswith("/v2") and "Cache-Control" not in response.headers:
-            response.headers.update(NOT_CACHED)
-        return response
-
-
-def announce_v2(app: Flask) -> None:
-    """Add the version header of API V2, except for clients that must not see it."""
-
-    @app.after_request
-    def announce_version(response: Response) -> Response:
-        if request.path.startswith("/v2"):
-            if "Vary" in response.headers:
+        headers = response.headers
+        headers.add("X-Docker-Registry-Version", version)
+        headers.add("X-Docker-Registry-Config", flavor)
+        headers.add("X-Content-Type-Options", "nosniff")
+        if not request.path.startswith("/v2"):
+            if "Cache-Control" not in headers:
+                headers.update(NOT_CACHED)
+        elif app.serves_v2:
+            if "Vary" in headers:
                 response.vary.add("User-Agent")
             else:  # the same result, without building a header set
-                response.headers.add("Vary", "User-Agent")
-            if not OLD_CLIENTS.match(request.headers.get("User-Agent", "")):
-                response.headers.add("Docker-Distribution-Api-Version", "registry/2.0")
+                headers.add("Vary", "User-Agent")
+            if not OLD_CLIENTS.match(request.environ.get("HTTP_USER_AGENT", "")):  # they must not see it
+                headers.add("Docker-Distribution-Api-Version", "registry/2.0")
         return response

@@ -159,7 +159,7 @@ def chunk_range() -> ChunkRange:
     Raises:
         UploadInvalid: the header is malformed.
     """
-    text = request.headers.get("Content-Range")
+    text = request.environ.get("HTTP_CONTENT_RANGE")
     if text is None:
         return ChunkRange()
     match = _CHUNK_RANGE.fullmatch(text.strip())

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
@@ -26,13 +28,14 @@ def blueprint(registry: OciRegistry, origin: ClientOrigin) -> Blueprint:
     @bp.post("/v2/<path:name>/blobs/uploads/")
     def start_upload(name: RepositoryName) -> Response:
         """Mount a blob (end-11), receive a complete one (end-4b), or start an upload (end-4a, end-4c)."""
-        mounted = _mount(registry, name)
+        parameters = request.args
+        mounted = _mount(registry, name, parameters)
         if mounted:
             return _created(name, mounted)
-        if "digest" in request.args:
+        if "digest" in parameters:
             digest = requests.digest_parameter()
             return _created(name, registry.uploads.put(name, digest, requests.body(), actor=requests.actor("push")))
-        algorithm = parse_algorithm(request.args.get("digest-algorithm", CANONICAL))
+        algorithm = parse_algorithm(parameters.get("digest-algorithm", CANONICAL))
         response = _upload_accepted(origin, name, registry.uploads.start(name, algorithm, actor=requests.actor("push")))
         min_bytes = registry.driver.capabilities.min_chunk_bytes
         if min_bytes is not None:  # a recommendation: smaller chunks are accepted too
@@ -72,12 +75,12 @@ def blueprint(registry: OciRegistry, origin: ClientOrigin) -> Blueprint:
     return bp
 
 
-def _mount(registry: OciRegistry, name: RepositoryName) -> Blob | None:
-    if "mount" not in request.args:
+def _mount(registry: OciRegistry, name: RepositoryName, parameters: Mapping[str, str]) -> Blob | None:
+    if "mount" not in parameters:
         return None
     try:
-        source = request.args.get("from")
-        digest = Digest.parse(request.args["mount"])
+        source = parameters.get("from")
+        digest = Digest.parse(parameters["mount"])
         from_name = RepositoryName.parse(source) if source else None
         return registry.blobs.mount(name, digest, from_name, actor=requests.actor("push"))
     except (BlobUnknown, DigestInvalid, NameInvalid):
@@ -86,7 +89,7 @@ def _mount(registry: OciRegistry, name: RepositoryName) -> Blob | None:
 
 def _upload_accepted(origin: ClientOrigin, name: RepositoryName, upload: Upload) -> Response:
     headers = _progress(upload)
-    if request.headers.get("User-Agent", "").startswith("ollama/"):
+    if request.environ.get("HTTP_USER_AGENT", "").startswith("ollama/"):
         # ollama does not resolve a relative Location (its server/upload.go).
         headers["Docker-Upload-Location"] = f"{origin.base_url()}{_location(name, upload)}"
     return with_location(202, _location(name, upload), headers)

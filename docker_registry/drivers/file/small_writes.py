@@ -215,7 +215,7 @@ class SmallWriter(FileReader):
         paths = [each.path for each in contents]
         try:
             for each in contents:  # 1. stage
-                location, written = self._staging.write(each.content, mode=mode_of(each.path))
+                location, written = self._staging.write(each.content)
                 staged.append(location)
                 states.append(FileState(written.st_ino, written.st_mtime_ns))
             while True:
