@@ -55,8 +55,16 @@ class AccessPolicy(Protocol):
         """
         ...
 
+    def may_pull_all(self, principal: Principal) -> bool:
+        """Return whether a principal may pull from all repositories of both APIs, so that nothing is hidden from it."""
+        ...
+
     def hidden_repositories(self, principal: Principal) -> Sequence[RepositoryName] | None:
-        """Return the repositories that a principal may not pull from; None if they cannot be listed."""
+        """
+        Return the repositories of API V2 that a principal may not pull from; None if they cannot be listed.
+
+        A repository of API V1 whose name is invalid in API V2 is not among them.
+        """
         ...
 
     def hides_content(self, principal: Principal, digest: Digest) -> bool:
@@ -84,6 +92,10 @@ class OpenPolicy:
     def allows(self, principal: Principal, action: Action, name: Repository, tag: Tag | None = None) -> bool:  # noqa: ARG002
         """See :class:`AccessPolicy`."""
         return action is not Action.ADMIN
+
+    def may_pull_all(self, principal: Principal) -> bool:  # noqa: ARG002
+        """See :class:`AccessPolicy`."""
+        return True
 
     def hidden_repositories(self, principal: Principal) -> Sequence[RepositoryName] | None:  # noqa: ARG002
         """See :class:`AccessPolicy`."""
@@ -123,8 +135,7 @@ class Access:
 
     def pull_filter(self, principal: Principal) -> Callable[[RepositoryName], bool] | None:
         """Return a predicate for the repositories that a principal may pull from; None if it may pull from all."""
-        hidden = self.policy.hidden_repositories(principal)
-        if hidden is not None and not hidden:
+        if self.policy.may_pull_all(principal):
             return None
         return lambda name: self.may_pull(principal, name)
 
@@ -134,13 +145,14 @@ class Access:
 
         If no repository is hidden, no lookup is needed. Otherwise the time is the same for every digest.
         """
+        if self.policy.may_pull_all(principal):
+            return True
         hidden = self.policy.hidden_repositories(principal)
         if hidden is None or len(hidden) > MAX_SEARCHED_REPOSITORIES:
             return False
         links = [(layout.layer_link(name, digest), layout.revision_link(name, digest)) for name in hidden]
         found = [self._driver.has_file(link) for pair in links for link in pair]
-        if hidden:
-            found.append(self.policy.hides_content(principal, digest))
+        found.append(self.policy.hides_content(principal, digest))
         return not any(found)
 
 

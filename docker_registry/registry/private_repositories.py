@@ -72,6 +72,10 @@ class PrivateRepositories:
         # Responses to pulls are cached, and depend on the entries as they are now; deletions are rare.
         return self.serve_private or not self.is_private(name, may_be_cached=action is Action.PUSH)
 
+    def may_pull_all(self, principal: Principal) -> bool:  # noqa: ARG002
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+        return self.serve_private or not self.names()
+
     def hidden_repositories(self, principal: Principal) -> Sequence[RepositoryName]:  # noqa: ARG002
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
         names = () if self.serve_private else self.names()

@@ -63,6 +63,12 @@ class RulesPolicy:
             return False
         return not client.is_anonymous or self._unrestricted.allows(principal, action, name, tag)
 
+    def may_pull_all(self, principal: Principal) -> bool:
+        """See :class:`~docker_registry.registry.access.AccessPolicy`."""
+        client = as_client(principal)
+        is_unlimited = self.allows_everywhere(client, Action.PULL)
+        return is_unlimited and (not client.is_anonymous or self._unrestricted.may_pull_all(principal))
+
     def hidden_repositories(self, principal: Principal) -> Sequence[RepositoryName] | None:
         """See :class:`~docker_registry.registry.access.AccessPolicy`."""
         client = as_client(principal)

@@ -76,7 +76,7 @@ class PrivateImages:
             principal: images are hidden from it unless it may pull from all repositories.
             with_ancestors: also hide the image if one of its ancestors must be hidden.
         """
-        if self._access.pull_filter(principal) is None:
+        if self._access.policy.may_pull_all(principal):
             return image_id
         ids = self._parsed(self._below(image_id)) if with_ancestors else [image_id]
         return replace(image_id, is_hidden=True) if any(self._is_hidden(each, principal) for each in ids) else image_id

@@ -60,6 +60,9 @@ class OnlyAliceMayPull(OpenPolicy):
     def allows(self, principal, action, name, tag=None):
         return principal.name == "alice" or str(name) != str(NEW)
 
+    def may_pull_all(self, principal):
+        return principal.name == "alice"
+
     def hidden_repositories(self, principal):
         return () if principal.name == "alice" else (NEW,)
 

@@ -187,6 +187,20 @@ class TestARepositoryThatBecomesPrivate:
         assert [PUBLIC, RepositoryName("acme/web")] == heard
 
 
+class TestARepositoryWithoutANameInApiV2:
+    def test_hides_its_images_and_their_layers_when_it_becomes_private(self, driver, registry):
+        name = ImageRepositoryName.parse("acme/Secret")
+        push(registry, BASE, OWN, OPEN)
+        registry.image_repositories.put_images(name, listed(BASE, OWN))
+        registry.image_repositories.put_images(PUBLIC, listed(BASE, OPEN))
+        registry.private_images.set_private(name, private=True)
+        for each in (registry, Registry(driver)):
+            assert [OWN] == hidden(each, BASE, OWN, OPEN)
+            with pytest.raises(BlobUnknown):
+                each.blobs.mount(NEW, Digest.of(OWN.layer))
+            assert Digest.of(OPEN.layer) == each.blobs.mount(NEW, Digest.of(OPEN.layer)).digest
+
+
 class TestARepositoryInTwoFolders:
     @pytest.mark.parametrize("folder", ["b%2Fc", "b%252Fc"])
     def test_is_private_if_either_folder_is(self, driver, folder):
