@@ -12,6 +12,7 @@ import pytest
 from tests.support import v1_trees
 from tests.support.clients.v1 import Docker, done
 from tests.support.servers.registry import ROOT, Server
+from tests.support.timing import wait_until
 from tests.support.v1_images import make
 
 
@@ -62,8 +63,13 @@ class TestATreeOfAnOldServer:
                 assert note["docker_version"] in {"1.5.0", "1.12.6"}
 
     def test_is_found_by_a_search(self, docker, tree):
-        found = {result["name"] for result in docker.get("/search?n=100").json()["results"]}
-        assert set(v1_trees.REPOSITORIES[tree]) == found
+        def found():
+            return {result["name"] for result in docker.get("/search?n=100").json()["results"]}
+
+        wait_until(
+            lambda: len(found()) >= len(v1_trees.REPOSITORIES[tree]), found
+        )  # the index is built after the start
+        assert set(v1_trees.REPOSITORIES[tree]) == found()
 
     def test_is_migrated_while_it_is_served(self, docker, tree, server):
         command = [
