@@ -8,7 +8,9 @@ import logging
 import os
 import shutil
 import sys
+import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
 from docker_registry.cli.check import check
@@ -22,7 +24,7 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Check the configuration and the store, then serve."""
+    """Check the configuration and the store, then serve until a signal stops the server; return the exit status."""
     from docker_registry.metrics.shared import FOLDER_VARIABLE, make_folder
     from docker_registry.server import launch
 
@@ -48,14 +50,16 @@ def run(arguments: argparse.Namespace) -> int:
 
     def check_as_worker(config: Config) -> int:
         launch.become(uid, gid)  # files that the check creates in the store must belong to the workers
-        for line in check(config).lines():
-            print(log_line(line, config.log_format))
+        summary = check(config)
+        with suppress(OSError):  # such as a full disk or a closed pipe: only the summary is lost
+            for line in summary.lines():
+                print(log_line(line, config.log_format), flush=True)
         return 0
 
     # Check in a child process: no connection or thread may exist when gunicorn forks its workers.
     status = _run_in_child(lambda: check_as_worker(config))
-    asks_for_certificates = config.tls.client_ca is not None and config.tls.client_certificates == "required"
-    is_open = not services.has_access_control(config) and not asks_for_certificates
+    requires_certificates = config.tls.client_ca is not None and config.tls.client_certificates == "required"
+    is_open = not services.has_access_control(config) and not requires_certificates
     if is_open and not launch.is_loopback(os.environ):
         warning = (
             f"docker-registry: warning: anyone who reaches {launch.listening_at(os.environ)} may pull, push, overwrite "
@@ -74,7 +78,7 @@ def run(arguments: argparse.Namespace) -> int:
             can_start=lambda: _run_in_child(lambda: check_as_worker(load_config())) == 0,
         )
     finally:
-        if os.getpid() == master:  # workers leave by this way, too
+        if os.getpid() == master:  # workers are forks of this process and return here as well
             shutil.rmtree(metrics_folder, ignore_errors=True)
 
 
@@ -86,7 +90,12 @@ def _log_settings() -> LogSettings:
 
 
 def _run_in_child(work: Callable[[], int]) -> int:
-    """Run a function in a child process and return its exit status."""
+    """
+    Run a function in a child process and return its exit status.
+
+    The child prints the error that the function raises. It ends in any case: as a copy of gunicorn's master, it would
+    stop the workers.
+    """
     sys.stdout.flush()
     child = os.fork()
     if child:
@@ -96,9 +105,13 @@ def _run_in_child(work: Callable[[], int]) -> int:
         status = work()
     except RegistryError as error:
         print(f"docker-registry: {error}", file=sys.stderr)
+    except Exception:  # noqa: BLE001 - printed
+        traceback.print_exc()
     finally:
-        sys.stdout.flush()
-        os._exit(status)
+        try:
+            sys.stdout.flush()
+        finally:
+            os._exit(status)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -97,11 +97,21 @@ def owner(environ: Mapping[str, str]) -> tuple[int, int]:
 
 
 def become(uid: int, gid: int) -> None:
-    """Switch this process to the user and group that workers run as, the way gunicorn does."""
+    """
+    Switch this process to the user and group that workers run as, the way gunicorn does.
+
+    Raises:
+        ConfigError: the process lacks the capabilities SETUID and SETGID, as in a container that drops them.
+    """
     if (uid, gid) != (os.geteuid(), os.getegid()):
         from gunicorn.util import set_owner_process
 
-        set_owner_process(uid, gid)
+        try:
+            set_owner_process(uid, gid)
+        except OSError as error:
+            raise ConfigError(
+                f"GUNICORN_USER, GUNICORN_GROUP: cannot switch to user {uid} and group {gid}: {error.strerror}."
+            ) from None
 
 
 def create_store_folder(folder: Path, uid: int, gid: int) -> None:

@@ -140,6 +140,13 @@ class TestTheEnvironment:
     def test_must_be_valid(self, run, name, value):
         assert name in sentence(run("serve", **{name: value}))
 
+    def test_must_name_a_user_that_the_process_can_become(self, run):
+        if os.geteuid() != 0 or not find("setpriv"):
+            pytest.skip("only root may switch to another user, and setpriv drops its capabilities")
+        powerless = [find("setpriv"), "--bounding-set=-setuid,-setgid"]
+        line = sentence(run("check", prefix=powerless, GUNICORN_USER="65534", GUNICORN_GROUP="65534"))
+        assert "GUNICORN_USER, GUNICORN_GROUP: cannot switch to user 65534" in line
+
     @pytest.mark.parametrize(
         ("name", "value"), [("REGISTRY_PORT", "99999"), ("GUNICORN_WORKERS", "0"), ("GUNICORN_OPTS", "--wrokers 3")]
     )
@@ -160,6 +167,24 @@ class TestTheEnvironment:
         from docker_registry.server.launch import number
 
         assert 5000 == number({"REGISTRY_PORT": "tcp://10.0.0.1:5000"}, "REGISTRY_PORT", 5000)
+
+
+class TestTheCheckBeforeAReload:
+    """It runs in a fork of gunicorn's master, which must end even if its output cannot be written."""
+
+    def test_ends_its_process_and_prints_unexpected_errors(self):
+        program = """
+import os, sys
+from docker_registry.cli.serve import _run_in_child
+
+sys.stdout = open("/dev/full", "w")
+statuses = [_run_in_child(lambda: print("summary") or 0), _run_in_child(lambda: 1 // 0)]
+os.write(2, f"returned {statuses}".encode())
+"""
+        done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert 1 == done.stderr.count("ZeroDivisionError: ")
+        assert "returned [0, 2]" == done.stderr.splitlines()[-1]
+        assert 1 == done.stderr.count("returned")
 
 
 class TestAChangeWithoutARequest:
