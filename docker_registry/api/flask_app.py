@@ -247,7 +247,7 @@ def hide_names(app: Flask, access: Access, images: ImageResolver | None) -> None
                 tag = reference if isinstance(reference, Tag) else None
                 if not access.policy.allows(client, ACTIONS[endpoint], value, tag):
                     values[key] = hide(value)
-            elif images is not None and isinstance(value, ImageId):
+            elif images is not None and isinstance(value, ImageId) and not access.policy.may_pull_all(client):
                 if ACTIONS[endpoint] is Action.PUSH and PRINCIPAL in environ:
                     continue  # a push may name an image that the client may not see
                 with_ancestors = endpoint in _ABOUT_ANCESTORS

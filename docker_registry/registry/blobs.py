@@ -127,7 +127,8 @@ class Blobs:
         """
         missing: list[Digest] = []
         found: list[bool] = []
-        for start in pace(range(0, len(digests) or bool(files), _AT_A_TIME)):
+        starts = range(0, len(digests) or bool(files), _AT_A_TIME)
+        for start in pace(starts) if len(starts) > 1 else starts:
             some = digests[start : start + _AT_A_TIME]
             paths = [path for digest in some for path in (layout.layer_link(name, digest), layout.blob_data(digest))]
             sizes = self._driver.find_sizes([*paths, *files[len(found) :]])

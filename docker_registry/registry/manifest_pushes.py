@@ -345,9 +345,11 @@ class ManifestPushes:
         pace = self._json_budget.pace
         digests = [*dict.fromkeys(blob.digest for blob in document.blobs)]
         missing, found = self._blobs.missing_and_files(name, digests, files, pace)
-        named = dict.fromkeys(item.digest for item in document.manifests)
-        elsewhere = [digest for digest in pace(named) if not self._manifests.exists(name, digest)]
-        children = self._blobs.missing(name, elsewhere, pace)
+        children: list[Digest] = []
+        if document.manifests:
+            named = dict.fromkeys(item.digest for item in document.manifests)
+            elsewhere = [digest for digest in pace(named) if not self._manifests.exists(name, digest)]
+            children = self._blobs.missing(name, elsewhere, pace)
         if self._check_index_children:
             missing += children
         if missing:
