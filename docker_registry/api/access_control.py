@@ -18,10 +18,11 @@ from flask import Flask, Response, request
 
 from docker_registry import dependencies
 from docker_registry.api.actions import ACTIONS
-from docker_registry.api.authorization import HOLDER, IMAGE_CHECK, MUST_PROVE, Holder
+from docker_registry.api.authorization import HOLDER, IMAGE_CHECK, Holder
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.errors import AUTHENTICATION_ERROR
 from docker_registry.api.flask_app import PRINCIPAL
+from docker_registry.api.requests import MUST_PROVE
 from docker_registry.auth.access_control import TOKEN_PATH, AccessControl
 from docker_registry.auth.client import Client
 from docker_registry.auth.tokens import scopes

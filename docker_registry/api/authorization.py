@@ -1,4 +1,4 @@
-"""What views ask about the rights of the client of the current request."""
+"""What views ask access control about the client of the current request, beyond the action of their route."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Final
 from flask import request
 
 from docker_registry.api import requests
-from docker_registry.api.flask_app import PRINCIPAL
 from docker_registry.errors import Denied, ImageUnknown, Unauthorized
 from docker_registry.registry.access import Access, Action
 from docker_registry.registry.actor import ANONYMOUS
@@ -22,9 +21,6 @@ HOLDER: Final = "docker_registry.holder"
 
 #: Where the check of images that a body names is put: returns whether the client may use an image, or raises an error.
 IMAGE_CHECK: Final = "docker_registry.image_check"
-
-#: Where access control puts whether a push of an image only proves that the client has its layer.
-MUST_PROVE: Final = "docker_registry.must_prove"
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +55,6 @@ def check_image(image_id: ImageId) -> None:
         raise ImageUnknown(id=str(image_id))
 
 
-def must_prove() -> bool:
-    """Return whether the client must push the layer of an image even if the registry has the image already."""
-    return bool(request.environ.get(MUST_PROVE))
-
-
-def is_restricted() -> bool:
-    """Return whether access control applies to the current request."""
-    return PRINCIPAL in request.environ
-
-
 def overwrite_guard(access: Access, name: RepositoryName, tags: Sequence[Tag]) -> TagGuard | None:
     """
     Return the guard of a push by the current client; None if it may move all the tags that it sets.
@@ -76,9 +62,8 @@ def overwrite_guard(access: Access, name: RepositoryName, tags: Sequence[Tag]) -
     The guard raises :class:`Unauthorized` or :class:`Denied` when the push would move a tag that the client may not
     overwrite.
     """
-    if not is_restricted() or all(
-        access.policy.allows(requests.principal(), Action.OVERWRITE, name, tag) for tag in tags
-    ):
+    client = requests.principal()
+    if all(access.policy.allows(client, Action.OVERWRITE, name, tag) for tag in tags):
         return None
 
     def check(tag: Tag, current: Digest | None, new: Digest) -> None:
@@ -92,7 +77,7 @@ def overwrite_refusal(
     access: Access, name: RepositoryName | ImageRepositoryName, tag: Tag
 ) -> Callable[[], None] | None:
     """Return what raises the error if the current client moves a tag; None if the client may."""
-    if not is_restricted() or access.policy.allows(requests.principal(), Action.OVERWRITE, name, tag):
+    if access.policy.allows(requests.principal(), Action.OVERWRITE, name, tag):
         return None
     return lambda: check_overwrite(access, name, tag)
 

@@ -38,6 +38,9 @@ from docker_registry.registry.names import (
 from docker_registry.registry.tag_changes import Condition
 from docker_registry.resources.memory_budget import Reservation
 
+#: Where access control puts whether a push of an image only proves that the client has its layer.
+MUST_PROVE: Final = "docker_registry.must_prove"
+
 #: Where the name in a request is kept if its repository has another name here, in the WSGI environment.
 REQUESTED_NAME: Final = "docker_registry.requested_name"
 
@@ -70,6 +73,16 @@ def actor(reason: Reason) -> Actor:
     """Return the originator of the changes that the current request makes."""
     context: RequestContext = request.environ[CONTEXT]
     return Actor(reason, principal(), context.client or request.remote_addr or "", context.request_id)
+
+
+def must_prove() -> bool:
+    """Return whether the client must push the layer of an image even if the registry has the image already."""
+    return bool(request.environ.get(MUST_PROVE))
+
+
+def is_restricted() -> bool:
+    """Return whether access control applies to the current request."""
+    return PRINCIPAL in request.environ
 
 
 def body() -> Body:

@@ -8,7 +8,6 @@ from typing import Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
-from docker_registry.api.authorization import must_prove
 from docker_registry.api.responses import json_response
 from docker_registry.registry.names import ImageId
 from docker_registry.registry.v1.legacy_registry import LegacyRegistry
@@ -32,13 +31,15 @@ def blueprint(legacy: LegacyRegistry) -> Blueprint:
     def put_json(image_id: ImageId) -> Response:
         """Start the push of an image."""
         body = requests.read_body(_MAX_JSON_BYTES)
-        legacy.image_pushes.put_json(image_id, body, is_proof=must_prove(), actor=requests.actor("push"))
+        legacy.image_pushes.put_json(image_id, body, is_proof=requests.must_prove(), actor=requests.actor("push"))
         return json_response(True)
 
     @bp.put("/v1/images/<image_id>/layer")
     def put_layer(image_id: ImageId) -> Response:
         """Receive an image's layer."""
-        legacy.image_pushes.put_layer(image_id, requests.body(), is_proof=must_prove(), actor=requests.actor("push"))
+        legacy.image_pushes.put_layer(
+            image_id, requests.body(), is_proof=requests.must_prove(), actor=requests.actor("push")
+        )
         return json_response(True)
 
     @bp.put("/v1/images/<image_id>/checksum")
@@ -50,8 +51,10 @@ def blueprint(legacy: LegacyRegistry) -> Blueprint:
             headers.get("X-Docker-Checksum"),
             is_payload_decisive=_sends_payload_checksum(headers.get("User-Agent", "")),
         )
-        legacy.image_pushes.put_checksum(image_id, checksum, is_proof=must_prove(), actor=requests.actor("push"))
-        if must_prove():
+        legacy.image_pushes.put_checksum(
+            image_id, checksum, is_proof=requests.must_prove(), actor=requests.actor("push")
+        )
+        if requests.must_prove():
             legacy.image_memberships.prove(image_id, requests.principal())
         legacy.image_files.request_diff(image_id)
         return json_response(True)

@@ -9,7 +9,6 @@ from typing import Any, Final
 from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
-from docker_registry.api.authorization import is_restricted
 from docker_registry.api.responses import json_response
 from docker_registry.errors import NameInvalid, PageInvalid
 from docker_registry.registry.access import Access, Repository
@@ -50,10 +49,10 @@ def blueprint(
         has_pages = "page" in request.args or "page_size" in request.args
         size = _number("page_size", _number("n", DEFAULT_PAGE_SIZE))
         query, number, size = request.args.get("q", ""), max(_number("page", 1), 1), min(max(size, 1), MAX_PAGE_SIZE)
-        if is_restricted() and access.pull_filter(requests.principal()) is not None:
+        if requests.is_restricted() and access.pull_filter(requests.principal()) is not None:
             page = _pullable(index, access, query, number, size)
         else:
-            private = serve_private or is_restricted()
+            private = serve_private or requests.is_restricted()
             page = _visible(index.search(query, page=number, page_size=size, private=private), access)
         if search_elsewhere is not None and not page.num_results:
             results = tuple(each for each in search_elsewhere(query, size) if _may_pull(each.name, access))

@@ -62,7 +62,7 @@ def blueprint(legacy: LegacyRegistry, access: Access, *, delete: bool) -> Bluepr
         image_id = legacy.private_images.hide_unless_visible(
             requested, principal=requests.principal(), with_ancestors=True
         )
-        refuse = authorization.overwrite_refusal(access, repository, tag)
+        refuse = authorization.overwrite_refusal(access, repository, tag) if requests.is_restricted() else None
         # Before put() records anything; put() repeats the check while it holds the tag.
         if refuse is not None and legacy.image_tag_pushes.points_elsewhere(repository, tag, image_id):
             refuse()

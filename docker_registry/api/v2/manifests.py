@@ -55,15 +55,16 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
         """Store a manifest and update its tags (end-7)."""
         tags = [Tag.parse(text) for text in request.args.getlist("tag")] if isinstance(reference, Digest) else []
         payload = requests.read_body(registry.manifest_pushes.max_manifest_bytes)
-        condition = requests.tag_condition()
+        moved = [*tags, *_tag(reference)]
+        guard = authorization.overwrite_guard(registry.access, name, moved) if requests.is_restricted() else None
         pushed = registry.manifest_pushes.put(
             name,
             reference,
             payload,
             requests.content_type(),
             tags,
-            condition,
-            authorization.overwrite_guard(registry.access, name, [*tags, *_tag(reference)]),
+            requests.tag_condition(),
+            guard,
             actor=requests.actor("push"),
         )
         return _created(name, pushed, bool(tags))
