@@ -41,7 +41,7 @@ _STRICT: Final = ("auth", "http.tls", "proxy", "storage.maintenance.readonly")
 
 
 def is_distribution(tree: Mapping[str, Any]) -> bool:
-    """Return whether the content of a file is distribution's: a ``version`` that is no flavor."""
+    """Return whether the content of a file is distribution's: its ``version`` is text, not a flavor of that name."""
     return isinstance(tree.get("version"), str)
 
 
@@ -58,29 +58,29 @@ def translate(
     Args:
         tree: content of the file; every scalar is text.
         environ: ``REGISTRY_`` followed by the path of a key overrides that key.
-        own: variables of this registry, with the settings that they set; they keep their meaning.
+        own: variables of this registry, with the setting of each; those with ``REGISTRY_`` keep their meaning.
         path: of the file, for messages.
-        plain: the same for variables without ``REGISTRY_``, where these apply.
+        plain: the same for variables without that prefix; empty if they do not apply to this file.
 
     Raises:
         ConfigError: a key cannot be honoured and is dangerous to ignore, or has an invalid value.
     """
     if tree["version"] != "0.1":
         raise ConfigError(f"{path}: version {tree['version']} is unknown; distribution's configuration has 0.1")
-    made = Translation()
+    translation = Translation()
     content: dict[str, Any] = dict(tree)
     overridden, unknown = _override(content, environ, own)
     try:
-        _translate(dict(_flatten(content)), made)
+        _translate(dict(_flatten(content)), translation)
     except ValueError as error:
         raise ConfigError(f"{path}: {error}") from None
-    made.ignored += [f"{name} (an unknown variable)" for name in unknown]
+    translation.ignored += [f"{name} (an unknown variable)" for name in unknown]
     for name in sorted(set(own) & set(environ)):
         if name.startswith(_PREFIX) and environ[name]:
-            made.set(own[name], environ[name])
+            translation.set(own[name], environ[name])
     for setting, value in settings_of_plain_variables(environ, plain, overridden):
-        made.set(setting, value)
-    return made
+        translation.set(setting, value)
+    return translation
 
 
 def _flatten(tree: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
@@ -119,7 +119,7 @@ def _override(
             name, index = found[1], int(found[2])
         if name not in paths:
             if name.startswith(tuple(strict)):
-                raise ConfigError(f"{variable} names no key that this registry knows, and is dangerous to ignore")
+                raise ConfigError(f"{variable} names an unknown key, and is dangerous to ignore")
             unknown.append(variable)
             continue
         overridden[_put(tree, paths[name].split("."), index, _parse(variable, environ[variable]))] = variable
@@ -140,7 +140,8 @@ def _put(tree: dict[str, Any], path: list[str], index: int | None, value: Any) -
         tree[name] = section
         tree = section
     if index is not None:
-        items = list(tree.get(path[-1]) or [])
+        present = tree.get(path[-1]) or []
+        items = [*present] if isinstance(present, list) else [present]
         items[index : index + 1] = [value]
         value = items
     elif isinstance(value, str) and path in (["storage"], ["auth"]):
@@ -158,33 +159,29 @@ def _parse(variable: str, text: str) -> Any:
         raise ConfigError(f"{variable} is not valid YAML") from None
 
 
-def _translate(given: dict[str, Any], made: Translation) -> None:
+def _translate(given: dict[str, Any], translation: Translation) -> None:
     for name, value in given.items():
         key = _key_of(name)
         if key is None and name.startswith(tuple(f"{section}." for section in _STRICT)):
             raise ValueError(f"{name} is unknown, and dangerous to ignore")
         if key is None:
-            made.ignored.append(f"{name} (unknown)")
+            translation.ignored.append(f"{name} (unknown)")
         elif key.verdict == REFUSED and not (name == "middleware.storage" and is_cloudfront(value)):
             if value not in (None, [], {}) and text(value) not in key.accepted:
                 raise ValueError(f"{name} cannot be honoured. {key.note}")
         elif key.verdict == NOT_SUPPORTED and value not in (None, [], {}):
-            made.ignored.append(f"{name} ({key.note.rstrip('.')})")
+            translation.ignored.append(f"{name} ({key.note.rstrip('.')})")
         elif name in SAME and value is not None:
-            made.set(SAME[name], value)
+            translation.set(SAME[name], value)
     for section in SECTIONS:
-        section(given, made)
+        section(given, translation)
 
 
 def _key_of(name: str) -> Key | None:
     """Return the declaration of a key, or of the section that is handled as a whole and contains it."""
     if name in KEYS:
         return KEYS[name]
-    if (
-        name in ("auth", "storage")
-        or name.removeprefix("storage.") in DRIVERS
-        or name in ("auth.htpasswd", "auth.token")
-    ):
+    if name in ("auth", "auth.htpasswd", "auth.token", "storage", *(f"storage.{driver}" for driver in DRIVERS)):
         return Key(name, NOT_NEEDED, "")  # an empty section
     while "." in name:
         name = name.rpartition(".")[0]

@@ -2,7 +2,7 @@
 Sections of a configuration file of the CNCF distribution registry whose keys are translated together.
 
 Each function reads the keys of its section, by their dotted names, and sets the settings of this registry that replace
-them. It raises :class:`ValueError` if a value is invalid or cannot be honoured.
+them. It raises :class:`ValueError` if a value is invalid, or has no equivalent here and is dangerous to ignore.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from typing import Any, Final
 from urllib.parse import urlsplit
 
 from docker_registry.config.distribution_keys import DRIVERS, FALSE
-from docker_registry.config.distribution_values import address, duration, is_true, seconds, text
+from docker_registry.config.distribution_values import address, duration, is_true, seconds, text, texts
 
 _CORS: Final = {
     "access-control-allow-origin": "origins",
@@ -26,7 +26,7 @@ _CORS: Final = {
     "access-control-max-age": "max_age",
 }
 
-#: Longer than any upload lives: purging is off.
+#: An upload_ttl that no upload reaches, for a registry that does not purge uploads.
 _NEVER_SECONDS: Final = 100 * 365 * 86400
 
 #: How long a pull-through proxy keeps content by default.
@@ -36,12 +36,12 @@ _PROXY_TTL: Final = "168h"
 @dataclass(slots=True)
 class Translation:
     """
-    What a file becomes.
+    The settings of this registry into which a file of distribution is translated.
 
     Attributes:
-        settings: settings of this registry, nested in sections.
-        environment: environment variables of the server.
-        ignored: keys without effect, each with the reason.
+        settings: by name, nested in sections.
+        environment: variables of the server, for keys that are no settings here, such as the port.
+        ignored: keys and variables without effect, each with the reason.
     """
 
     settings: dict[str, Any] = field(default_factory=dict)
@@ -68,49 +68,54 @@ def _driver(given: Mapping[str, Any]) -> str:
     return chosen[0]
 
 
-def _storage(given: dict[str, Any], made: Translation) -> None:
+def _storage(given: dict[str, Any], translation: Translation) -> None:
     driver = _driver(given)
     ours, names = DRIVERS[driver]
-    made.set("storage", ours)
+    translation.set("storage", ours)
     root = {"file": "/var/lib/registry", "s3": "/", "gcs": "/", "swift": "/"}.get(ours)
     if root:
-        made.set("storage_path", root)
+        translation.set("storage_path", root)
     if ours == "s3":
-        made.set("s3_encrypt", "false")
+        translation.set("s3_encrypt", "false")
     for name, setting in names.items():
         value = given.get(f"storage.{driver}.{name}")
         if value not in (None, ""):
-            made.set(setting, value)
+            translation.set(setting, value)
     deletes = text(given.get("storage.delete.enabled") or "false")
     for setting in ("delete_tags", "delete_manifests", "delete_blobs"):
-        made.set(setting, deletes)
+        translation.set(setting, deletes)
     is_local = ours in ("file", "memory")
-    made.set("storage_redirect", str(not is_local and not is_true(given.get("storage.redirect.disable"))).lower())
+    redirects = not is_local and not is_true(given.get("storage.redirect.disable"))
+    translation.set("storage_redirect", str(redirects).lower())
     if ours == "swift" and given.get("storage.swift.domain"):
         for setting in ("swift_user_domain", "swift_project_domain"):
-            made.set(setting, given["storage.swift.domain"])
+            translation.set(setting, given["storage.swift.domain"])
     if given.get("validation.manifests.indexes.platforms") in ("all", "All"):
-        made.set("check_index_children", "true")
+        translation.set("check_index_children", "true")
 
 
-def _cloudfront(given: dict[str, Any], made: Translation) -> None:
+def _cloudfront(given: dict[str, Any], translation: Translation) -> None:
     if is_cloudfront(given.get("middleware.storage")):
         options = given["middleware.storage"][0].get("options") or {}
+        if not isinstance(options, dict):
+            raise ValueError("middleware.storage.options must be a section")
         settings = {"baseurl": "base", "keypairid": "keyid", "privatekey": "keysecret"}
         for name, value in options.items():
             if name in settings:
-                made.set(f"cloudfront.{settings[name]}", value)
+                translation.set(f"cloudfront.{settings[name]}", value)
             elif name == "duration":
-                made.set("s3_redirect_seconds", seconds("middleware.storage.options.duration", value))
+                translation.set("s3_redirect_seconds", seconds("middleware.storage.options.duration", value))
             else:
-                made.ignored.append(f"middleware.storage.options.{name} (all clients are redirected to CloudFront)")
+                reason = "all clients are redirected to CloudFront"
+                translation.ignored.append(f"middleware.storage.options.{name} ({reason})")
 
 
-def _lists(given: dict[str, Any], made: Translation) -> None:
+def _lists(given: dict[str, Any], translation: Translation) -> None:
     sizes = {name: text(given[name]) for name in ("catalog.maxentries", "tags.maxtags") if given.get(name)}
     if sizes:
-        # A size that is no number is left to the check of the setting.
-        made.set("max_page_entries", max(sizes.values(), key=lambda size: int(size) if size.isdecimal() else math.inf))
+        # A size that is not a number wins, so that the check of the setting rejects it.
+        largest = max(sizes.values(), key=lambda size: int(size) if size.isdecimal() else math.inf)
+        translation.set("max_page_entries", largest)
 
 
 def is_cloudfront(middleware: Any) -> bool:
@@ -123,16 +128,16 @@ def is_cloudfront(middleware: Any) -> bool:
     )
 
 
-def _maintenance(given: dict[str, Any], made: Translation) -> None:
+def _maintenance(given: dict[str, Any], translation: Translation) -> None:
     prefix = "storage.maintenance.uploadpurging"
     if text(given.get(f"{prefix}.enabled") or "true") in FALSE or is_true(given.get(f"{prefix}.dryrun")):
-        made.set("upload_ttl", str(_NEVER_SECONDS))
+        translation.set("upload_ttl", str(_NEVER_SECONDS))
         return
-    made.set("upload_ttl", seconds(f"{prefix}.age", given.get(f"{prefix}.age") or "168h"))
-    made.set("upload_purge_interval", seconds(f"{prefix}.interval", given.get(f"{prefix}.interval") or "24h"))
+    translation.set("upload_ttl", seconds(f"{prefix}.age", given.get(f"{prefix}.age") or "168h"))
+    translation.set("upload_purge_interval", seconds(f"{prefix}.interval", given.get(f"{prefix}.interval") or "24h"))
 
 
-def _auth(given: dict[str, Any], made: Translation) -> None:
+def _auth(given: dict[str, Any], translation: Translation) -> None:
     kinds = dict.fromkeys(name.split(".")[1] for name in given if name.startswith("auth."))
     if given.get("auth") is not None:
         raise ValueError("auth must be a section with htpasswd or token")
@@ -144,57 +149,56 @@ def _auth(given: dict[str, Any], made: Translation) -> None:
     if "htpasswd" in kinds:
         if not given.get("auth.htpasswd.path"):
             raise ValueError("auth.htpasswd.path is missing")
-        made.set("auth.challenge", "basic")
+        translation.set("auth.challenge", "basic")
     if "token" in kinds and not given.get("auth.token.realm"):
         raise ValueError("auth.token.realm is missing")
 
 
-def _log(given: dict[str, Any], made: Translation) -> None:
+def _log(given: dict[str, Any], translation: Translation) -> None:
     level = text(given.get("log.level") or given.get("loglevel") or "info")
-    made.set("loglevel", {"trace": "debug", "fatal": "critical", "panic": "critical"}.get(level, level))
+    translation.set("loglevel", {"trace": "debug", "fatal": "critical", "panic": "critical"}.get(level, level))
     formatter = text(given.get("log.formatter") or "text")
-    made.set("log_format", "json" if formatter == "logstash" else formatter)
+    translation.set("log_format", "json" if formatter == "logstash" else formatter)
     if is_true(given.get("log.accesslog.disabled")):
-        made.environment["GUNICORN_ACCESS_LOG_FILE"] = "none"
+        translation.environment["GUNICORN_ACCESS_LOG_FILE"] = "none"
 
 
-def _http(given: dict[str, Any], made: Translation) -> None:
+def _http(given: dict[str, Any], translation: Translation) -> None:
     host, port = address("http.addr", given.get("http.addr") or ":5000")
-    made.environment["REGISTRY_HOST"], made.environment["REGISTRY_PORT"] = host or "0.0.0.0", port  # noqa: S104
+    translation.environment["REGISTRY_HOST"] = host or "0.0.0.0"  # noqa: S104 - distribution's default
+    translation.environment["REGISTRY_PORT"] = port
     prefix = text(given.get("http.prefix") or "").strip("/")
     if prefix:
-        made.set("external_url", f"{text(given.get('http.host') or '').rstrip('/')}/{prefix}")
+        translation.set("external_url", f"{text(given.get('http.host') or '').rstrip('/')}/{prefix}")
     if drain := given.get("http.draintimeout"):
-        made.environment["GUNICORN_GRACEFUL_TIMEOUT"] = seconds("http.draintimeout", drain)
+        translation.environment["GUNICORN_GRACEFUL_TIMEOUT"] = seconds("http.draintimeout", drain)
     if is_true(given.get("http.debug.prometheus.enabled")) and given.get("http.debug.addr"):
         host, port = address("http.debug.addr", given["http.debug.addr"])
-        made.set("metrics_address", f"{host or '0.0.0.0'}:{port}")  # noqa: S104 - as they do
+        translation.set("metrics_address", f"{host or '0.0.0.0'}:{port}")  # noqa: S104 - distribution's default
     headers = given.get("http.headers") or {}
     if not isinstance(headers, dict):
         raise ValueError("http.headers must be a section")
-    for name, values in headers.items():
+    for name, value in headers.items():
         lower = name.lower()
-        values = values if isinstance(values, list) else [values]
         if lower in _CORS:
+            values = texts(f"http.headers.{name}", value)
             is_single = lower in ("access-control-allow-credentials", "access-control-max-age")
-            items = [item.strip() for value in values for item in value.split(",")]
-            made.set(f"cors.{_CORS[lower]}", values[0] if is_single else items)
-        elif lower != "x-content-type-options":
-            made.ignored.append(f"http.headers.{name} (set it in a proxy)")
+            items = [item.strip() for each in values for item in each.split(",")]
+            if values:
+                translation.set(f"cors.{_CORS[lower]}", values[0] if is_single else items)
+        elif lower != "x-content-type-options":  # every response has it
+            translation.ignored.append(f"http.headers.{name} (set it in a proxy)")
 
 
-def _tls(given: dict[str, Any], made: Translation) -> None:
-    authorities = given.get("http.tls.clientcas") or []
-    authorities = [authorities] if isinstance(authorities, str) else authorities
-    if len(authorities) > 1:
-        raise ValueError("http.tls.clientcas cannot be honoured with several files. Join them into one.")
+def _tls(given: dict[str, Any], translation: Translation) -> None:
+    authority = _file("http.tls.clientcas", given)
     accepted = {"require-and-verify-client-cert": "required", "verify-client-cert-if-given": "optional"}
     wanted = given.get("http.tls.clientauth") or "require-and-verify-client-cert"
-    if authorities:
+    if authority:
         if wanted not in accepted:
             raise ValueError(f"http.tls.clientauth cannot be honoured. Use one of {', '.join(accepted)}.")
-        made.set("tls.client_ca", authorities[0])
-        made.set("tls.client_certificates", accepted[wanted])
+        translation.set("tls.client_ca", authority)
+        translation.set("tls.client_certificates", accepted[wanted])
     elif given.get("http.tls.clientauth"):
         raise ValueError("http.tls.clientauth has no effect without http.tls.clientcas")
     if given.get("http.tls.minimumtls") and given.get("http.tls.certificate"):
@@ -202,58 +206,62 @@ def _tls(given: dict[str, Any], made: Translation) -> None:
         version = text(given["http.tls.minimumtls"])
         if version not in versions:
             raise ValueError(f"http.tls.minimumtls must be one of {', '.join(versions)}")
-        made.set("tls.minimum_version", versions[version])
+        translation.set("tls.minimum_version", versions[version])
         if version in ("tls1.0", "tls1.1"):
-            made.ignored.append(f"http.tls.minimumtls {version} (it is 1.2)")
+            translation.ignored.append(f"http.tls.minimumtls {version} (the minimum is TLS 1.2)")
 
 
-def _redis(given: dict[str, Any], made: Translation) -> None:
+def _redis(given: dict[str, Any], translation: Translation) -> None:
     kind = given.get("storage.cache.blobdescriptor") or given.get("storage.cache.layerinfo")
     if kind != "redis":
         return
-    addresses = given.get("redis.addrs") or given.get("redis.addr")
-    addresses = [addresses] if isinstance(addresses, str) else addresses or []
+    addresses = texts("redis.addrs", given.get("redis.addrs") or given.get("redis.addr"))
     if given.get("redis.mastername"):
-        made.set("cache_lru.sentinels", addresses)
-        made.set("cache_lru.sentinel_service", given["redis.mastername"])
+        translation.set("cache_lru.sentinels", addresses)
+        translation.set("cache_lru.sentinel_service", given["redis.mastername"])
     elif len(addresses) != 1:
-        raise ValueError("redis.addrs must have one address; several are no Redis server but a cluster")
+        raise ValueError("redis.addrs must have one address; a Redis cluster is not supported")
     else:
         host, port = address("redis.addrs", addresses[0])
-        made.set("cache_lru.host", host or "localhost")
-        made.set("cache_lru.port", port)
+        translation.set("cache_lru.host", host or "localhost")
+        translation.set("cache_lru.port", port)
     names = {"username": "username", "password": "password", "db": "db", "sentinelpassword": "sentinel_password",
              "tls.enabled": "tls"}  # fmt: skip
     for name, setting in names.items():
         if given.get(f"redis.{name}"):
-            made.set(f"cache_lru.{setting}", given[f"redis.{name}"])
-    authorities = given.get("redis.tls.rootcas") or []
-    if len(authorities) > 1:
-        raise ValueError("redis.tls.rootcas cannot be honoured with several files. Join them into one.")
-    if authorities:
-        made.set("cache_lru.tls", "true")
-        made.set("cache_lru.tls_ca", authorities[0])
+            translation.set(f"cache_lru.{setting}", given[f"redis.{name}"])
+    if authority := _file("redis.tls.rootcas", given):
+        translation.set("cache_lru.tls", "true")
+        translation.set("cache_lru.tls_ca", authority)
 
 
-def _proxy(given: dict[str, Any], made: Translation) -> None:
+def _file(name: str, given: Mapping[str, Any]) -> str | None:
+    """Return the only file of a list; None if the list is empty."""
+    files = texts(name, given.get(name))
+    if len(files) > 1:
+        raise ValueError(f"{name} cannot be honoured with several files. Join them into one.")
+    return files[0] if files else None
+
+
+def _proxy(given: dict[str, Any], translation: Translation) -> None:
     """Mirror one registry under the names that its repositories have there."""
     url = text(given.get("proxy.remoteurl") or "")
     if not url:
         return
     name = _upstream_name(url)
-    # distribution asks for each tag that is pulled, and keeps content for a time that begins when it is fetched.
+    # distribution asks the upstream at each pull of a tag, and keeps content for proxy.ttl after fetching it.
     upstream = {"name": name, "url": url.rstrip("/"), "ttl": "0"}
     if command := given.get("proxy.exec.command"):
-        upstream["command"] = text(command)  # in place of a user name and password, as there
+        upstream["command"] = text(command)  # instead of a user name and password, as in distribution
     else:
         login = {name: given.get(f"proxy.{name}") for name in ("username", "password")}
         upstream |= {name: text(value) for name, value in login.items() if value}
-    made.set("mirroring.upstreams", [upstream])
-    made.set("mirroring.default", name)
-    made.set("v1", "false")
+    translation.set("mirroring.upstreams", [upstream])
+    translation.set("mirroring.default", name)
+    translation.set("v1", "false")
     kept = text(given.get("proxy.ttl") or _PROXY_TTL)
     if kept != "0" and duration("proxy.ttl", kept):  # 0: for ever
-        made.set("mirroring.max_age", seconds("proxy.ttl", kept))
+        translation.set("mirroring.max_age", seconds("proxy.ttl", kept))
 
 
 def _upstream_name(url: str) -> str:

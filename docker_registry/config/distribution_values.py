@@ -28,7 +28,7 @@ def seconds(name: str, value: Any) -> str:
     Return a duration of Go, such as 1h30m, in whole seconds, at least one.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a duration.
     """
     return str(max(1, math.ceil(duration(name, value))))
 
@@ -38,7 +38,7 @@ def duration(name: str, value: Any) -> float:
     Return a duration of Go, such as 1h30m, in seconds.
 
     Raises:
-        ValueError: it is none.
+        ValueError: it is not a duration.
     """
     found = _DURATION.findall(text(value))
     if not found or "".join(number + unit for number, unit in found) != value:
@@ -47,6 +47,19 @@ def duration(name: str, value: Any) -> float:
         return sum(float(number) * _SECONDS[unit] for number, unit in found)
     except ValueError:
         raise ValueError(f"{name} must be a duration, such as 168h or 1h30m") from None
+
+
+def texts(name: str, value: Any) -> list[str]:
+    """
+    Return the items of a list; a single text is a list of one item, and no value is an empty list.
+
+    Raises:
+        ValueError: it is a section, or an item is not text.
+    """
+    items = value if isinstance(value, list) else [] if value in (None, "") else [value]
+    if not all(isinstance(item, str) for item in items):
+        raise ValueError(f"{name} must be a list of texts")
+    return items
 
 
 def is_true(value: Any) -> bool:

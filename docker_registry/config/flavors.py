@@ -92,10 +92,10 @@ def read_flavor(environ: Mapping[str, str]) -> Flavor:
     path = locate(environ)
     tree = read_tree(path)
     if distribution.is_distribution(tree):
-        made = translate(tree, environ, path)
-        if made.ignored:
-            logger.warning("%s: ignored keys and variables: %s", path, ", ".join(made.ignored))
-        return Flavor(path, distribution.FLAVOR, made.settings, environ)
+        translation = translate(tree, environ, path)
+        if translation.ignored:
+            logger.warning("%s: ignored keys and variables: %s", path, ", ".join(translation.ignored))
+        return Flavor(path, distribution.FLAVOR, translation.settings, environ)
     flavors = _flavors(tree)
     name = environ.get("SETTINGS_FLAVOR") or DEFAULT_FLAVOR
     if name not in flavors:

@@ -233,6 +233,12 @@ class TestAFile:
                 "  cache: {blobdescriptor: redis}\nredis: {addrs: [a:1], tls: {rootcas: [a, b]}}",
                 "redis.tls.rootcas cannot be honoured with several files",
             ),
+            ("http: {tls: {clientcas: {a: b}}}", "http.tls.clientcas must be a list of texts"),
+            ("http: {headers: {Access-Control-Allow-Origin: [[x]]}}", "Access-Control-Allow-Origin must be a list of"),
+            (
+                "middleware: {storage: [{name: cloudfront, options: [a]}]}",
+                "middleware.storage.options must be a section",
+            ),
             ("http: {addr: localhost}", "http.addr must be an address with a port"),
             ("proxy: {remotenamespace: x}", "proxy.remotenamespace cannot be honoured"),
             ("proxy: {remoteurl: 'https://h:port'}", "proxy.remoteurl must be http://HOST or https://HOST"),
@@ -251,9 +257,21 @@ class TestAFile:
         with pytest.raises(ConfigError, match=re.escape(message)):
             load(f"{MINIMAL}{text}\n")
 
+    def test_may_have_one_text_or_nothing_where_a_list_is_expected(self, load):
+        redis = "  cache: {blobdescriptor: redis}\nredis: {addrs: 'a:1', tls: {rootcas: /ca.pem}}"
+        headers = "http: {headers: {Access-Control-Max-Age: [], Access-Control-Allow-Origin: }}"
+        config = load(f"{MINIMAL}{redis}\n{headers}\n")
+        assert ("a", "/ca.pem", ()) == (config.cache_lru.host, str(config.cache_lru.tls_ca), config.cors.origins)
+        one = f"{MINIMAL}http: {{tls: {{certificate: c, clientcas: /ca.pem}}}}\n"
+        assert "/other.pem" == str(load(one, REGISTRY_HTTP_TLS_CLIENTCAS_0="/other.pem").tls.client_ca)
+
     def test_of_another_version_prevents_the_start(self, load):
         with pytest.raises(ConfigError, match=r"version 0\.2 is unknown"):
             load("version: 0.2\n")
+
+    def test_with_a_driver_outside_of_storage_is_warned_about(self, load, caplog):
+        load(f"{MINIMAL}s3: {{}}\ngcs: x\n")
+        assert "gcs (unknown)" in caplog.text
 
     def test_with_keys_without_effect_is_logged_once(self, load, caplog):
         load(f"{MINIMAL}notifications: {{endpoints: [{{url: x}}]}}\nhttpp: {{addr: x}}\n", REGISTRY_STORGE="x")
