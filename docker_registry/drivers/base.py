@@ -365,12 +365,20 @@ class StorageDriver(ABC):
         is_overridden = type(self).together is not StorageDriver.together
         return self.together() if is_overridden else nullcontext()
 
-    def announce_writes(self, paths: Sequence[str]) -> None:  # noqa: B027 - not abstract, most drivers need no preparation
+    def announce_writes(self, paths: Sequence[str], needed: Sequence[str] = ()) -> list[int | None]:
         """
-        Announce files that are about to be put in the current batch, so that a driver can prepare for all at once.
+        Announce files that this greenlet is about to put, so that a driver can prepare for all at once.
 
-        By default this does nothing. Files may be put without an announcement, and announced files may not be put.
+        By default this only returns the sizes. Files may be put without an announcement, and announced files may not be
+        put.
+
+        Args:
+            needed: other files, whose sizes decide whether the announced ones are put.
+
+        Returns:
+            The sizes of the needed files, as :meth:`find_sizes` does.
         """
+        return self.find_sizes(needed)
 
     @property
     def scratch(self) -> StorageDriver:

@@ -31,6 +31,7 @@ _ACTIONS: Final = {
     "stat": "Stat",
     "get_size": "Stat",
     "find_size": "Stat",
+    "announce_writes": "Stat",
     "find_sizes": "Stat",
     "has_file": "Stat",
     "has_kept": "Stat",
@@ -49,7 +50,7 @@ _LISTINGS: Final = {"list_directory": "List", "walk": "Walk"}
 _BATCH: Final = "Batch"
 
 #: Methods that are not measured.
-_PASSED_ON: Final = ("announce_writes", "folder_version", "is_shared", "link", "remove_leftovers", "touch")
+_PASSED_ON: Final = ("folder_version", "is_shared", "link", "remove_leftovers", "touch")
 
 
 class ActionTimes:

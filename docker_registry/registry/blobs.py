@@ -114,6 +114,8 @@ class Blobs:
         digests: Sequence[Digest],
         files: Sequence[str],
         pace: Callable[[Iterable[int]], Iterable[int]] = iter,
+        *,
+        announced: Sequence[str] = (),
     ) -> tuple[list[Digest], list[bool]]:
         """
         Look for several blobs and files, with one request to a cache if they are not many.
@@ -121,6 +123,7 @@ class Blobs:
         Args:
             files: storage paths.
             pace: as for :meth:`missing`.
+            announced: storage paths that are about to be written.
 
         Returns:
             The result of :meth:`missing`, and whether each file exists.
@@ -131,7 +134,8 @@ class Blobs:
         for start in pace(starts) if len(starts) > 1 else starts:
             some = digests[start : start + _AT_A_TIME]
             paths = [path for digest in some for path in (layout.layer_link(name, digest), layout.blob_data(digest))]
-            sizes = self._driver.find_sizes([*paths, *files[len(found) :]])
+            sizes = self._driver.announce_writes(announced, [*paths, *files[len(found) :]])
+            announced = ()
             found += [size is not None for size in sizes[len(paths) :]]
             for digest, link, content in zip(some, sizes[: len(paths) : 2], sizes[1 : len(paths) : 2], strict=True):
                 if (link is None or content is None) and not self._has(name, digest):

@@ -142,10 +142,8 @@ class ManifestPushes:
             raise TooLarge("The manifest is too large.", max_bytes=self.max_manifest_bytes)
         digest = self._digest(name, reference, payload, condition)
         document = manifest_payload.read(payload, content_type, self._json_budget.pace)
-        # Checking for a file is faster than checking whether a directory has any file.
-        files = layout.back_references_complete(name), layout.catalog_entry(name)
-        missing, (complete, is_in_catalog) = self._check_references(name, document, files)
         tags = (reference, *tags) if isinstance(reference, Tag) else tuple(tags)
+        missing, complete, is_in_catalog = self._check_references(name, document, self._written(name, digest, tags))
         tag_condition = condition if isinstance(reference, Tag) else None
         conditions = {tag: self._guarded(guard, name, tag, digest, tag_condition, actor.principal) for tag in tags}
         self._check_tags(name, conditions, digest, actor.principal)
@@ -211,14 +209,6 @@ class ManifestPushes:
             for tag, condition in conditions.items()
         ]
         if self._driver.capabilities.pages:  # looking for a back-reference takes as long as writing it
-            digest = descriptor.digest
-            self._driver.announce_writes(
-                [
-                    layout.blob_data(digest),
-                    layout.revision_link(name, digest),
-                    *(path for tag in conditions for path in self._tags.changes.files(name, tag, digest)),
-                ]
-            )
             refers = [refer] if document.subject else []
             _, *done = run_concurrently(put, *(partial(each, is_new=True) for each in prepare), *refers)
             return False, done[: len(prepare)]
@@ -327,24 +317,28 @@ class ManifestPushes:
                 self._tags.changes.check(short, tag, digest, principal=principal)
 
     def _check_references(
-        self, name: RepositoryName, document: Payload, files: Sequence[str]
-    ) -> tuple[tuple[Digest, ...], list[bool]]:
+        self, name: RepositoryName, document: Payload, written: Sequence[str]
+    ) -> tuple[tuple[Digest, ...], bool, bool]:
         """
         Check that the repository has the content that a manifest references.
 
         Args:
-            files: storage paths to look for at the same time.
+            written: storage paths to write afterwards.
 
         Returns:
-            The missing children of an index, always empty if ``check_index_children`` is set; and whether each of the
-            files exists.
+            The missing children of an index, always empty if ``check_index_children`` is set; whether the
+            back-references of the tags are complete; and whether the repository is in the catalog.
 
         Raises:
             ManifestBlobUnknown: a blob is missing, or a child while ``check_index_children`` is set.
         """
         pace = self._json_budget.pace
         digests = [*dict.fromkeys(blob.digest for blob in document.blobs)]
-        missing, found = self._blobs.missing_and_files(name, digests, files, pace)
+        # Checking for a file is faster than checking whether a directory has any file.
+        files = layout.back_references_complete(name), layout.catalog_entry(name)
+        missing, (complete, is_in_catalog) = self._blobs.missing_and_files(
+            name, digests, files, pace, announced=written
+        )
         children: list[Digest] = []
         if document.manifests:
             named = dict.fromkeys(item.digest for item in document.manifests)
@@ -356,4 +350,11 @@ class ManifestPushes:
             raise ManifestBlobUnknown(
                 name=str(name), digests=[str(digest) for digest in missing[:_MAX_NAMED]], missing=len(missing)
             )
-        return tuple(children), found
+        return tuple(children), complete, is_in_catalog
+
+    def _written(self, name: RepositoryName, digest: Digest, tags: Sequence[Tag]) -> Sequence[str]:
+        """Return the storage paths that a push writes, each with a request of its own; none if they are one batch."""
+        if not self._driver.capabilities.pages:
+            return ()
+        links = [path for tag in tags for path in self._tags.changes.files(name, tag, digest)]
+        return [layout.blob_data(digest), layout.revision_link(name, digest), *links]

@@ -129,11 +129,16 @@ class CachedDriver(StorageDriver):
 
     def find_sizes(self, paths: Sequence[str]) -> list[int | None]:
         """See :class:`StorageDriver`."""
-        if any(SHORT_LIVED.fullmatch(check_path(path)) for path in paths):
-            return [self.find_size(path) for path in paths]
+        return self.announce_writes((), paths)
+
+    def announce_writes(self, paths: Sequence[str], needed: Sequence[str] = ()) -> list[int | None]:
+        """See :class:`StorageDriver`; invalidates all of the paths, and looks up the others, with one request."""
+        if any(SHORT_LIVED.fullmatch(check_path(path)) for path in needed):
+            self._invalidation.announce(paths)
+            return [self.find_size(path) for path in needed]
         sizes: dict[str, int | None] = {}
         unknown: dict[str, Lookup] = {}
-        for path, lookup in zip(paths, self.cache.look_up_all(SIZE, paths), strict=True):
+        for path, lookup in zip(needed, self._invalidation.announce(paths, needed), strict=True):
             if lookup.value is not None and lookup.value.isdigit():
                 self._record(lookup, lookup.value)
                 sizes[path] = int(lookup.value)
@@ -144,7 +149,7 @@ class CachedDriver(StorageDriver):
         for (path, lookup), size in zip(unknown.items(), found, strict=True):
             self._store_size(path, lookup, size)
             sizes[path] = size
-        return [sizes[path] for path in paths]
+        return [sizes[path] for path in needed]
 
     def has_file(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
@@ -289,10 +294,6 @@ class CachedDriver(StorageDriver):
         """See :class:`StorageDriver`."""
         with self._invalidation.batch() as is_outermost, self.driver.batch() if is_outermost else nullcontext():
             yield
-
-    def announce_writes(self, paths: Sequence[str]) -> None:
-        """See :class:`StorageDriver`; invalidates all of the paths with one request to Redis."""
-        self._invalidation.announce(paths)
 
     def touch(self, path: str) -> None:
         """See :class:`StorageDriver`."""

@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import islice
 from typing import Final
 
-from docker_registry.drivers.cache.leased import LeasedCache
+from docker_registry.drivers.cache.leased import LeasedCache, Lookup
 from docker_registry.drivers.paths import check_path, folders_above
 
 #: How long a fact may be outdated after a host has written to the store without reaching Redis.
@@ -42,18 +42,19 @@ class _Batch:
 
     Attributes:
         broken: entries to break at the end of the block, as changes may become visible only there.
-        leases: of announced files that have not been written yet, by path.
         written: lease and size of the written files whose sizes are cached at the end of the block, by path.
     """
 
     cache: LeasedCache
     broken: set[tuple[str, str]] = field(default_factory=set)
-    leases: dict[str, bytes] = field(default_factory=dict)
     written: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
 
 
 #: The batch of this greenlet; None outside of such a block.
 _current_batch: ContextVar[_Batch | None] = ContextVar("current_batch", default=None)
+
+#: The leases of the files that this greenlet has announced and not written yet, by cache and path.
+_announced: ContextVar[dict[tuple[LeasedCache, str], bytes] | None] = ContextVar("announced", default=None)
 
 #: The cache and the paths of the files that this greenlet's last batch wrote and that were there at its end.
 _last_settled: ContextVar[tuple[LeasedCache | None, frozenset[str]]] = ContextVar(
@@ -126,19 +127,19 @@ class Invalidation:
         return cache is self._cache and path in settled and self._batch() is None
 
     def forget_batch(self) -> None:
-        """Forget the last batch of this greenlet, which serves all requests of a connection."""
+        """Forget the last batch of this greenlet, which serves all requests of a connection, and what it announced."""
         _last_settled.set((None, frozenset()))
+        _announced.set(None)
 
-    def announce(self, paths: Sequence[str]) -> None:
-        """Invalidate files that will be written in the current batch, with one request to Redis."""
-        batch = self._batch()
-        if batch is None or not self._is_visible_at_once:
-            return
-        cached = [path for path in paths if not SHORT_LIVED.fullmatch(check_path(path))]
+    def announce(self, paths: Sequence[str], needed: Sequence[str] = ()) -> list[Lookup]:
+        """Invalidate files that will be written, and look up the sizes of others, with one request to Redis."""
+        written = paths if self._is_visible_at_once else ()
+        cached = [path for path in written if not SHORT_LIVED.fullmatch(check_path(path))]
         further = {entry for path in cached for entry in self._changed_with_size(path)}
-        lease = self._cache.renew(SIZE, cached, further) if cached else None
-        if lease is not None:
-            batch.leases.update(dict.fromkeys(cached, lease))
+        lease, lookups = self._cache.renew(SIZE, cached, further, needed)
+        if cached and lease is not None:
+            _announced.set({(self._cache, path): lease for path in cached})
+        return lookups
 
     @contextmanager
     def writing(self, path: str) -> Iterator[Written]:
@@ -156,8 +157,9 @@ class Invalidation:
             return
         further = self._changed_with_size(path)
         batch = self._batch()
-        lease = None if batch is None else batch.leases.pop(path, None)
-        lease = lease or self._cache.renew(SIZE, (path,), further)
+        announced = _announced.get()
+        lease = announced.pop((self._cache, path), None) if announced else None
+        lease = lease or self._cache.renew(SIZE, (path,), further)[0]
         try:
             yield written
         finally:

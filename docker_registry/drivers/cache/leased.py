@@ -89,7 +89,6 @@ class LeasedCache:
         self._look_up = Script(self._commands, scripts.LOOK_UP)
         self._fill = Script(self._commands, scripts.FILL)
         self._confirm = Script(self._commands, scripts.CONFIRM)
-        self._renew = Script(self._commands, scripts.RENEW)
         self._settle = Script(self._commands, scripts.SETTLE)
         self._pending = PendingInvalidations(self._commands)
         self.requests = self.hits = self.errors = 0
@@ -104,26 +103,7 @@ class LeasedCache:
 
     def look_up_all(self, fact: str, paths: Sequence[str]) -> list[Lookup]:
         """Return the results of :meth:`look_up` for several paths, with one request to Redis."""
-        prefix = self._prefix()
-        if prefix is None or not paths:
-            return [Lookup() for _ in paths]
-        self.requests += len(paths)
-        keys = _keys(prefix, fact, paths)
-        token = secrets.token_hex(8)
-        try:
-            *found, told = self._call(
-                lambda _: self._look_up.run(
-                    [*keys.generations, *keys.entries],
-                    [token, _LEASE_MILLISECONDS, len(keys.generations), *keys.positions],
-                )
-            )
-        except (Unavailable, OutOfMemory):
-            return [Lookup() for _ in paths]
-        current = dict(zip(keys.generations, told.split(b" "), strict=True))
-        return [
-            self._lookup(value, entry, {key: current[key] for key in above})
-            for value, entry, above in zip(found, keys.entries, keys.above, strict=True)
-        ]
+        return self.renew(fact, (), (), paths)[1]
 
     def _lookup(self, value: bytes, key: str, generations: Mapping[str, bytes]) -> Lookup:
         if value[:1] == b"V":
@@ -153,32 +133,44 @@ class LeasedCache:
         self._circuit.record_stored()
         return bool(is_filled)
 
-    def renew(self, fact: str, paths: Sequence[str], further: Iterable[tuple[str, str]]) -> bytes | None:
+    def renew(
+        self, fact: str, paths: Sequence[str], further: Iterable[tuple[str, str]], needed: Sequence[str] = ()
+    ) -> tuple[bytes | None, list[Lookup]]:
         """
         Begin changes of paths: replace the entry of a fact about each by a new lease, and break further entries.
 
         Args:
             further: pairs of fact and path.
+            needed: other paths, about which the fact is looked up with the same request to Redis.
 
         Returns:
             The lease for :meth:`settle`, the same for all paths; None if Redis is unavailable. Then the invalidation
-            remains pending.
+            remains pending. And the results of :meth:`look_up` for the needed paths.
         """
         prefix = self._prefix()
-        if prefix is None:
-            return None
-        keys = _keys(prefix, fact, paths)
+        if prefix is None or not (paths or needed):
+            return None, [Lookup() for _ in needed]
+        count = len(needed)
+        self.requests += count
+        keys = _keys(prefix, fact, (*needed, *paths))
         broken = [f"{prefix}:{other}:{at}" for other, at in further]
-        token = secrets.token_hex(8).encode()
-        renewed = self._invalidate(
-            lambda _: self._renew.run(
-                [*keys.entries, *keys.generations, *broken],
-                [len(keys.entries), len(keys.generations), token, _LEASE_MILLISECONDS, *keys.positions],
+        token = secrets.token_hex(8)
+        answer = self._invalidate(
+            lambda _: self._look_up.run(
+                [*keys.generations, *keys.entries, *broken],
+                [token, _LEASE_MILLISECONDS, len(keys.generations), count, len(paths), *keys.positions],
             ),
             prefix,
-            [*keys.entries, *broken],
+            [*keys.entries[count:], *broken],
         )
-        return None if renewed is None else token
+        if answer is None:
+            return None, [Lookup() for _ in needed]
+        *found, told = answer
+        current = dict(zip(keys.generations, told.split(b" "), strict=True))
+        return token.encode(), [
+            self._lookup(value, entry, {key: current[key] for key in above})
+            for value, entry, above in zip(found, keys.entries[:count], keys.above[:count], strict=True)
+        ]
 
     def settle(
         self, fact: str, values: Mapping[str, tuple[bytes, bytes]], further: Iterable[tuple[str, str]], seconds: float
@@ -250,11 +242,12 @@ class LeasedCache:
         self._invalidate(lambda _: self._commands.send("DEL", *keys), prefix, keys)
 
     def _invalidate(self, work: Callable[[Redis], Result], prefix: str, keys: Sequence[str]) -> Result | None:
-        """Call Redis to invalidate keys; return None if it is unavailable. Then they remain pending."""
+        """Call Redis, which invalidates keys; return None if it is unavailable. Then they remain pending."""
         try:
             return self._call(work)
         except BaseException as error:  # also if this greenlet is killed
-            self._pending.add(keys, f"{prefix}:g:")
+            if keys:
+                self._pending.add(keys, f"{prefix}:g:")
             if not isinstance(error, Unavailable | OutOfMemory):
                 raise
             return None

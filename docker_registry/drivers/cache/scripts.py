@@ -12,15 +12,21 @@ from __future__ import annotations
 
 from typing import Final
 
-#: KEYS: generations, then entries; ARGV: a new token, the lifetime of a new lease in milliseconds, the number of
-#: generations, then for each entry the positions of its generations, separated by spaces. Returns for each entry ``V``
-#: and the value or ``L`` and the lease; then the generations, separated by spaces.
+#: KEYS: generations, entries to look up, entries to replace by a lease, entries to remove; ARGV: a new token, the
+#: lifetime of a new lease in milliseconds, the numbers of the generations and of the first two kinds of entries, then
+#: for each of these entries the positions of its generations, separated by spaces. Returns for each entry to look up
+#: ``V`` and the value or ``L`` and the lease; then the generations, separated by spaces.
 LOOK_UP: Final = """
 local function get(key)  -- false also for a key of another type, which is not ours and is replaced
   local value = redis.pcall('GET', key)
   return type(value) == 'string' and value
 end
 local count = tonumber(ARGV[3])
+local looked_up = count + tonumber(ARGV[4])
+local leased = looked_up + tonumber(ARGV[5])
+for i = looked_up + 1, #KEYS do  -- first: a Redis that is out of memory refuses only what follows
+  redis.call('DEL', KEYS[i])
+end
 local generations = {}
 for i = 1, count do
   local generation = get(KEYS[i])
@@ -31,20 +37,22 @@ for i = 1, count do
   generations[i] = generation
 end
 local answer = {}
-for i = count + 1, #KEYS do
+for i = count + 1, leased do
   local stamp = {}
-  for position in string.gmatch(ARGV[3 + i - count], '%d+') do
+  for position in string.gmatch(ARGV[5 + i - count], '%d+') do
     stamp[#stamp + 1] = generations[tonumber(position)]
   end
   stamp = redis.sha1hex(table.concat(stamp, ' '))
-  local found = get(KEYS[i])
+  local found = i <= looked_up and get(KEYS[i])
   if found and string.sub(found, 1, 40) == stamp then
     found = string.sub(found, 41)
   else
     found = 'L' .. ARGV[1]
     redis.call('SET', KEYS[i], stamp .. found, 'PX', ARGV[2])
   end
-  answer[#answer + 1] = found
+  if i <= looked_up then
+    answer[#answer + 1] = found
+  end
 end
 answer[#answer + 1] = table.concat(generations, ' ')
 return answer
@@ -77,39 +85,10 @@ end
 return 1
 """
 
-#: KEYS: entries, generations, further entries; ARGV: the numbers of entries and of generations, a new token, the
-#: lifetime of a lease in milliseconds, then for each entry the positions of its generations, separated by spaces.
-#: Replaces each entry by a lease and removes the further ones.
-RENEW: Final = """
-local entries, count = tonumber(ARGV[1]), tonumber(ARGV[2])
-for i = 1, #KEYS do  -- first: a Redis that is out of memory refuses only what follows
-  if i <= entries or i > entries + count then
-    redis.call('DEL', KEYS[i])
-  end
-end
-local generations = {}
-for i = 1, count do
-  local generation = redis.pcall('GET', KEYS[entries + i])
-  if type(generation) ~= 'string' or not string.match(generation, '^%x+$') then
-    generation = ARGV[3]
-    redis.call('SET', KEYS[entries + i], generation)
-  end
-  generations[i] = generation
-end
-for i = 1, entries do
-  local stamp = {}
-  for position in string.gmatch(ARGV[4 + i], '%d+') do
-    stamp[#stamp + 1] = generations[tonumber(position)]
-  end
-  redis.call('SET', KEYS[i], redis.sha1hex(table.concat(stamp, ' ')) .. 'L' .. ARGV[3], 'PX', ARGV[4])
-end
-return 1
-"""
-
-#: KEYS: as for :data:`RENEW`; ARGV: the numbers of entries and of generations, the lifetime of the values in
-#: milliseconds, then for each entry the positions of its generations, the lease and the value. Replaces exactly these
-#: leases by the values, or removes the entries; removes the further ones. Returns for each entry 1 if it has its value,
-#: otherwise 0.
+#: KEYS: entries, generations, further entries; ARGV: the numbers of entries and of generations, the lifetime of the
+#: values in milliseconds, then for each entry the positions of its generations, the lease and the value. Replaces
+#: exactly these leases by the values, or removes the entries; removes the further ones. Returns for each entry 1 if it
+#: has its value, otherwise 0.
 SETTLE: Final = """
 local entries, count = tonumber(ARGV[1]), tonumber(ARGV[2])
 local generations = {}

@@ -473,12 +473,14 @@ class TestTheSizeOfAFileThatWasWrittenToAnObjectStore:
         writer.begin_request()
         assert not writer.has_kept(PATH)
 
-    def test_takes_two_calls_of_redis_for_the_writes_of_a_batch(self, writer):
+    def test_takes_two_calls_of_redis_for_the_writes_of_a_batch(self, store, writer):
+        store.put_content("needed", b"old")
+        assert 3 == writer.get_size("needed")
         calls = []
         call = writer.cache._circuit.call
         writer.cache._circuit.call = lambda work: (calls.append(work), call(work))[1]
+        assert [3] == writer.announce_writes([PATH, "a/b"], ["needed"])
         with writer.batch():
-            writer.announce_writes([PATH, "a/b"])
             writer.put_content(PATH, b"newer")
             writer.put_content("a/b", b"")
         assert (True, 2) == (writer.has_kept("a/b"), len(calls))  # the end of the batch has told it
