@@ -2,7 +2,8 @@
 Traces: one span for each request, exported by OTLP over HTTP.
 
 OpenTelemetry's own environment variables configure it (https://opentelemetry.io/docs/specs/otel/protocol/exporter/);
-it is off unless one of :data:`_SWITCHES` is set. A span continues the trace of the header ``traceparent``.
+it is off unless ``OTEL_EXPORTER_OTLP_ENDPOINT`` or ``OTEL_EXPORTER_OTLP_TRACES_ENDPOINT`` is set. A span continues the
+trace of the header ``traceparent``.
 """
 
 from __future__ import annotations
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 #: Variables that turn traces on.
 _SWITCHES: Final = ("OTEL_EXPORTER_OTLP_ENDPOINT", "OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
 
+#: Variables that choose the protocol; the first one that is set applies.
 _PROTOCOLS: Final = ("OTEL_EXPORTER_OTLP_TRACES_PROTOCOL", "OTEL_EXPORTER_OTLP_PROTOCOL")
 _PROTOCOL: Final = "http/protobuf"
 
@@ -44,39 +46,40 @@ _CLOSE_SECONDS: Final = 2.0
 
 def open_tracing(environ: Mapping[str, str]) -> Tracing | None:
     """
-    Return what exports traces; None if they are off.
+    Return the observer that exports traces; None if they are off.
 
     Raises:
-        ConfigError: the library is not installed, or another protocol than OTLP over HTTP is chosen.
+        ConfigError: the library is not installed, or the protocol of traces is not OTLP over HTTP.
     """
     is_off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
     if is_off or not any(map(environ.get, _SWITCHES)):
         return None
-    for name in _PROTOCOLS:
-        if environ.get(name, _PROTOCOL) not in ("", _PROTOCOL):
-            raise ConfigError(f"{name} must be {_PROTOCOL}.")
+    protocol = next(filter(environ.get, _PROTOCOLS), None)
+    if protocol is not None and environ[protocol] != _PROTOCOL:
+        raise ConfigError(f"{protocol} must be {_PROTOCOL}.")
     try:
         import opentelemetry.exporter.otlp.proto.http.trace_exporter
         import opentelemetry.sdk.trace  # noqa: F401
     except ImportError:
-        raise ConfigError("OTEL_… needs a library: pip install 'docker-registry[otel]'.") from None
+        raise ConfigError("Traces need a library: pip install 'docker-registry[otel]'.") from None
     return Tracing(environ)
 
 
 class Tracing:
-    """Exports a span for each exchange, in the background; an observer."""
+    """An observer of exchanges (:mod:`docker_registry.http.exchange`) that exports their spans in the background."""
 
     def __init__(self, environ: Mapping[str, str]) -> None:
         """
         Args:
-            environ: may name the service; the library itself reads the environment of the process.
+            environ: examined for the name of the service, by default ``docker-registry``; the library reads all other
+                variables from the environment of the process.
         """
-        is_named = "OTEL_SERVICE_NAME" in environ or "service.name" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
+        is_named = environ.get("OTEL_SERVICE_NAME") or "service.name" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
         self._resource = {"service.version": __version__} | ({} if is_named else {"service.name": "docker-registry"})
         self._provider: TracerProvider | None = None
 
     def __call__(self, exchange: Exchange) -> None:
-        """Create the span of an exchange; those of probes are left out."""
+        """Create the span of an exchange; health probes have none."""
         from opentelemetry.trace import SpanKind, StatusCode
 
         if exchange.route.startswith("health."):
@@ -105,7 +108,7 @@ class Tracing:
                 self._provider.shutdown()
 
     def _open(self) -> TracerProvider:
-        """Start the export with the first span, because commands build all parts and make no span."""
+        """Start the export with the first span: commands open the tracing too, but handle no requests."""
         if self._provider is None:
             from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
             from opentelemetry.sdk.resources import Resource

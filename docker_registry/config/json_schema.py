@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+import re
+from collections.abc import Iterable, Sequence
 from dataclasses import MISSING
 from pathlib import Path
 from typing import Any, Final
+
+import yaml
 
 from docker_registry import drivers
 from docker_registry.config import legacy
@@ -26,6 +29,7 @@ _TEXT: Final[Schema] = {"type": ["string", "number", "boolean"]}
 
 _BOOLEAN: Final = "^([Tt]rue|[Ff]alse|[Yy]es|[Nn]o|[Oo]n|[Oo]ff|TRUE|FALSE|YES|NO|ON|OFF|[01])$"
 _INTEGER: Final = r"^[+-]?[0-9]{1,18}$"
+_FLOAT: Final = r"^[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]{1,3})?$"
 _SUFFIXES: Final = {"seconds": "[smhd]", "bytes": "([KMGT]i)?B"}
 
 
@@ -46,8 +50,8 @@ def json_schema(driver_settings: Iterable[Setting], *, is_complete: bool) -> Sch
     Return the JSON Schema of a configuration file.
 
     Args:
-        driver_settings: of all drivers.
-        is_complete: whether these are the settings of all installed drivers, so that any other name is a mistake.
+        driver_settings: those of the drivers that can be loaded.
+        is_complete: whether all installed drivers can be loaded; the schema then rejects unknown settings.
     """
     flavor: Schema = {"type": ["object", "null"], "properties": {}, "additionalProperties": not is_complete}
     for name in sorted({*legacy.RETIRED, *legacy.DRIVER_SETTINGS}):
@@ -65,7 +69,11 @@ def json_schema(driver_settings: Iterable[Setting], *, is_complete: bool) -> Sch
 
 
 def _add(section: Schema, name: str, schema: Schema) -> None:
-    """Add the schema of a setting under its dotted name; a later one replaces an earlier one."""
+    """
+    Add the schema of a setting under its dotted name.
+
+    It replaces an earlier schema of the same name, unless that is a section, which accepts more.
+    """
     *outer, key = name.split(".")
     for part in outer:
         inner = section["properties"].get(part)
@@ -94,20 +102,32 @@ def _forms(setting: Setting) -> list[Schema]:
     if setting.type is dict:
         return [{"type": "object", "additionalProperties": _TEXT}]
     if setting.type is list:
-        item = {"enum": list(setting.choices)} if setting.choices else _TEXT
-        return [{"type": "array", "items": {"anyOf": [item, _VARIABLE, _UNSET]}}, {"type": "string"}]
+        item = _choices(setting.choices) if setting.choices else [_TEXT]
+        return [{"type": "array", "items": {"anyOf": [*item, _VARIABLE, _UNSET]}}, {"type": "string"}]
     if setting.type is bool:
         return [{"type": "boolean"}, {"enum": [0, 1]}, {"type": "string", "pattern": _BOOLEAN}]
     if setting.type in (int, float):
         return _numbers(setting)
-    return [{"enum": list(setting.choices)}] if setting.choices else [_TEXT]
+    return _choices(setting.choices) if setting.choices else [_TEXT]
+
+
+def _choices(choices: Sequence[str]) -> list[Schema]:
+    """Return the schemas of a choice, which is case-insensitive; YAML parsers read one such as 1.2 as a number."""
+    numbers = [value for value in map(yaml.safe_load, choices) if not isinstance(value, str)]
+    patterns = ("".join(map(_any_case, choice)) for choice in choices)
+    return [{"enum": [*choices, *numbers]}, {"type": "string", "pattern": f"^({'|'.join(patterns)})$"}]
+
+
+def _any_case(character: str) -> str:
+    """Return a pattern for a character in upper and lower case; JSON Schema has no flag for it."""
+    return f"[{character.upper()}{character.lower()}]" if character.isalpha() else re.escape(character)
 
 
 def _numbers(setting: Setting) -> list[Schema]:
     number: Schema = {"type": "integer" if setting.type is int else "number"}
     if setting.minimum is not None:
         number["minimum"] = setting.minimum
-    forms = [number, {"type": "string", "pattern": _INTEGER if setting.type is int else r"^[+-]?[0-9.]+"}]
+    forms = [number, {"type": "string", "pattern": _INTEGER if setting.type is int else _FLOAT}]
     if setting.unit in _SUFFIXES:
         forms.append({"type": "string", "pattern": f"^[0-9]{{1,15}} ?{_SUFFIXES[setting.unit]}$"})
     return forms

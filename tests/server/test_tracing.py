@@ -122,6 +122,11 @@ class TestTracing:
     def test_is_off(self, environ):
         assert open_tracing(environ) is None
 
+    def test_has_a_protocol_of_its_own(self):
+        """A collector of metrics may use another one."""
+        environ = {"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"}
+        assert open_tracing({**environ, "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}) is not None
+
     def test_needs_http(self):
         with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf"):
             open_tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
