@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-import subprocess
-import sys
+import tempfile
 
 import pytest
 
 from tests.support import v1_trees
 from tests.support.clients.v1 import Docker, done
-from tests.support.servers.registry import ROOT, Server
+from tests.support.servers.registry import Server
+from tests.support.servers.template import template
 from tests.support.timing import wait_until
 from tests.support.v1_images import make
 
@@ -72,20 +72,16 @@ class TestATreeOfAnOldServer:
         assert set(v1_trees.REPOSITORIES[tree]) == found()
 
     def test_is_migrated_while_it_is_served(self, docker, tree, server):
-        command = [
-            sys.executable,
-            "-c",
-            "import sys; from docker_registry.cli import main; sys.exit(main())",
-            "migrate",
-        ]
         environment = {**os.environ, "STORAGE_PATH": str(server.store)}
         before = v1_trees.digests_on_disk(server.store)
         for _ in range(2):
-            with subprocess.Popen(command, cwd=ROOT, env=environment, stdout=subprocess.PIPE, text=True) as migration:
+            with tempfile.TemporaryFile() as output:
+                migration = template("command").start(["migrate"], environment, output)
                 while migration.poll() is None:
                     assert_served(docker, tree)
-                told = migration.stdout.read()
-            assert 0 == migration.returncode
+                output.seek(0)
+                told = output.read().decode()
+            assert 0 == migration.wait(), told
         assert f"{len(before)} layers were blobs before" in told
         assert_served(docker, tree)
         assert before == v1_trees.digests_on_disk(server.store)

@@ -86,6 +86,7 @@ class IdentityProvider:
 
         class Handler(BaseHTTPRequestHandler):
             def do_GET(self):
+                provider.sent_bytes = None
                 provider.requests.append(self.path)
                 found = provider.documents.get(self.path, 404)
                 if isinstance(found, int):
@@ -94,10 +95,9 @@ class IdentityProvider:
                 self.send_response(status)
                 self.send_header("Content-Length", str(length))
                 self.send_header("Location", "/elsewhere")
-                self.end_headers()
-                provider.sent_bytes = None
                 sent = 0
                 try:
+                    self.end_headers()
                     while sent < length:
                         block = bytes(65536) if isinstance(found, tuple) else found
                         self.wfile.write(block)

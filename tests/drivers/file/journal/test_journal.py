@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import functools
 import hashlib
 import itertools
 import json
@@ -32,6 +33,9 @@ from docker_registry.errors import PathNotFound, PreconditionFailed, StorageErro
 
 ROOT = Path(__file__).parents[4]
 
+#: A half of a journal that holds a few small files; creating and reading a journal of 8 MiB takes most of a test's time.
+SMALL_HALF_BYTES = 256 * 1024
+
 
 def contents(folder):
     """Return all files of a tree by path."""
@@ -49,7 +53,11 @@ def identity(found):
 class Host:
     """A host whose disk has everything synced, and a random part of the rest."""
 
-    def __init__(self, store, monkeypatch):
+    def __init__(self, store, monkeypatch, half_bytes=journal_module.HALF_BYTES):
+        """
+        Args:
+            half_bytes: the size of each half of a journal.
+        """
         self.store = str(store)
         self.superblock = "first"
         self._drivers = []
@@ -63,6 +71,8 @@ class Host:
         monkeypatch.setattr(Disk, "sync_all", lambda disk: self.sync())
         monkeypatch.setattr(Disk, "sync_all_soon", lambda disk: self.sync() or True)
         monkeypatch.setattr(os, "fsync", self.fsync)
+        journal_file = functools.partial(journal_module.JournalFile, half_bytes=half_bytes)
+        monkeypatch.setattr(journal_module, "JournalFile", journal_file)
 
     def process(self):
         """Open the store in another process."""
@@ -407,7 +417,7 @@ class TestAnInterruptedReplay:
     def test_is_repeated(self, tmp_path, left):
         for calls in itertools.count(1, 3):
             with pytest.MonkeyPatch.context() as monkeypatch:
-                host = Host(tmp_path / str(calls), monkeypatch)
+                host = Host(tmp_path / str(calls), monkeypatch, SMALL_HALF_BYTES)
                 driver = host.process()
                 driver.put_content("a", b"old")
                 driver._journal.checkpoint()
@@ -775,7 +785,7 @@ class TestACrashDuringAChange:
     def test_leaves_each_path_old_or_new(self, tmp_path, change, left):
         for calls in itertools.count():
             with pytest.MonkeyPatch.context() as monkeypatch:
-                host, model = Host(tmp_path / str(calls), monkeypatch), Model()
+                host, model = Host(tmp_path / str(calls), monkeypatch, SMALL_HALF_BYTES), Model()
                 driver = host.process()
                 for path in ("a", "b", "f/a", "f/b"):
                     model.put(driver, path, path.encode())
@@ -808,7 +818,7 @@ def test_no_history_loses_anything_acknowledged(tmp_path, examples):
 def lose_what_was_not_acknowledged(store, data):
     """Changes of a store by two processes, with crashes of them and of the host in between."""
     with pytest.MonkeyPatch.context() as monkeypatch:
-        host, model = Host(store, monkeypatch), Model()
+        host, model = Host(store, monkeypatch, SMALL_HALF_BYTES), Model()
         processes = [host.process(), host.process()]
         for change in [*data.draw(st.lists(CHANGES, max_size=14)), ("crash",)]:
             number = data.draw(st.integers(0, 1))
