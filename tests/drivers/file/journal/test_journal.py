@@ -33,7 +33,7 @@ from docker_registry.errors import PathNotFound, PreconditionFailed, StorageErro
 
 ROOT = Path(__file__).parents[4]
 
-#: A half of a journal that holds a few small files; creating and reading a journal of 8 MiB takes most of a test's time.
+#: A half of a journal that holds a few small files. Creating and reading 8 MiB takes most of the time of a crash.
 SMALL_HALF_BYTES = 256 * 1024
 
 
