@@ -6,7 +6,9 @@ Requests of API V1 that are signed with a private key of the operator (``privile
     X-Signature: key=…;data=<base64>
 
 The signature (RSA, PKCS#1 v1.5) covers the method, the path without its query, and the ``X-Docker-*`` headers sorted
-by name, joined with commas: ``PUT,/v1/images/…/json,X-Docker-Token:true``. It covers no body, so use TLS.
+by name, joined with commas: ``PUT,/v1/images/…/json,X-Docker-Token:true``. It covers neither the body nor the ``Date``
+header. So only TLS protects the body, and only ``X-Docker-Date``, which is signed, bounds the time in which a captured
+request can be sent again.
 """
 
 from __future__ import annotations
@@ -38,14 +40,14 @@ HASHES: Final[dict[str, hashes.HashAlgorithm]] = {
     "md5": hashes.MD5(),  # noqa: S303 - refused unless a setting allows it
 }
 
-#: Largest difference between the Date of a signed request and the clock.
+#: Maximum difference between the clock and the Date or X-Docker-Date of a request, if it has one.
 MAX_AGE_SECONDS: Final = 300.0
 
 MIN_BITS: Final = 1024
 _MAX_HEADER_CHARACTERS: Final = 8192
 _WEAK: Final = frozenset({"sha1", "md5"})
-_SIGNED_HEADERS: Final = "x-docker"
-_DATES: Final = ("date", "x-docker-date")
+_SIGNED_PREFIX: Final = "x-docker"
+_DATE_HEADERS: Final = ("date", "x-docker-date")
 
 
 class PrivilegedKey:
@@ -64,7 +66,7 @@ class PrivilegedKey:
         allowed = tuple(allowed)
         unknown = [name for name in allowed if name not in HASHES]
         if unknown or not allowed:
-            raise ConfigError(f"privileged_key_hashes must be some of {', '.join(HASHES)}")
+            raise ConfigError(f"privileged_key_hashes must be one or more of {', '.join(HASHES)}")
         self._file = WatchedFile(path, _parse)
         self._hashes = [(name, HASHES[name]) for name in HASHES if name in allowed]
         self._now = now
@@ -72,7 +74,7 @@ class PrivilegedKey:
 
     def verify(self, method: str, path: str, headers: Iterable[tuple[str, str]]) -> bool:
         """
-        Return whether a request is signed with the key.
+        Return whether a request has a valid signature, and no date that is too old or in the future.
 
         Args:
             path: decoded, without the query.
@@ -85,7 +87,7 @@ class PrivilegedKey:
         signature = _read(given[0])
         if signature is None:
             return False
-        signed = sorted(f"{name}:{value}" for name, value in pairs if name.lower().startswith(_SIGNED_HEADERS))
+        signed = sorted(f"{name}:{value}" for name, value in pairs if name.lower().startswith(_SIGNED_PREFIX))
         message = ",".join([method.upper(), path, *signed]).encode("utf-8", "surrogateescape")
         used = self._find_hash(signature, message)
         if used in _WEAK and not self._has_warned:
@@ -104,8 +106,8 @@ class PrivilegedKey:
         return None
 
     def _is_recent(self, pairs: Iterable[tuple[str, str]]) -> bool:
-        """Return whether the dates of a request, if it has any, are near the clock."""
-        for text in (value for name, value in pairs if name.lower() in _DATES):
+        """Return whether no date header of a request differs from the clock by more than MAX_AGE_SECONDS."""
+        for text in (value for name, value in pairs if name.lower() in _DATE_HEADERS):
             try:
                 seconds = parsedate_to_datetime(text).timestamp()
             except (ValueError, TypeError, OverflowError):
@@ -135,5 +137,5 @@ def _parse(content: bytes, path: Path) -> rsa.RSAPublicKey:
     if not isinstance(public, rsa.RSAPublicKey):
         raise ConfigError(f"{path} is not the PEM of an RSA public key (PKCS#1 or SubjectPublicKeyInfo)")
     if public.key_size < MIN_BITS:
-        raise ConfigError(f"{path} has a key of {public.key_size} bits; it needs at least {MIN_BITS}")
+        raise ConfigError(f"{path} has a key of {public.key_size} bits; at least {MIN_BITS} are required")
     return public

@@ -229,7 +229,7 @@ class TestASetting:
             ({"jwks": "https://x/keys"}, "either rootcertbundle or jwks"),
             ({"rootcertbundle": None}, "either rootcertbundle or jwks"),
             ({"rootcertbundle": None, "jwks": "http://x/keys"}, "begins with https://"),
-            ({"rootcertbundle": None, "jwks": "https://u:p@x/keys"}, "begins with https://"),
+            ({"rootcertbundle": None, "jwks": "https://u:p@x/keys"}, "without user name, password"),
             ({"rootcertbundle": None, "jwks": "https://x/keys", "ca": "missing"}, "cannot be read"),
             ({"rootcertbundle": None, "jwks": "missing.json"}, "missing.json cannot be read"),
         ],

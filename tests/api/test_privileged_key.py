@@ -117,6 +117,9 @@ class TestASignature:
         clock.now += MAX_AGE_SECONDS + 1
         assert not key.verify("GET", "/v1/x", headers)
         assert not key.verify("GET", "/v1/x", [headers[0], (name, "yesterday")])
+        later = formatdate(clock.now, usegmt=True)
+        is_signed = name == "X-Docker-Date"
+        assert is_signed != key.verify("GET", "/v1/x", [headers[0], (name, later)])
 
 
 class TestAKeyFile:

@@ -1,4 +1,9 @@
-"""Fetches small documents of authentication services over https, bounded in size and time."""
+"""
+Fetches small documents of authentication services, with limits for size and time.
+
+The limit for the whole time needs gevent's patches, which commands do not apply: there each read has a limit of its own
+only.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +19,10 @@ from docker_registry.errors import AuthorityUnavailable, ConfigError
 if TYPE_CHECKING:
     import requests
 
-#: Largest document.
+#: Default of the maximum size of a document.
 MAX_BYTES: Final = 256 * 1024
 
-#: Time limits: for a document, and for the connection and each read from it.
+#: Time limits: for a whole request, and for connecting and each read.
 TOTAL_SECONDS: Final = 10.0
 STEP_SECONDS: Final = 5.0
 
@@ -26,8 +31,14 @@ _CHUNK_BYTES: Final = 16 * 1024
 
 def check_url(setting: str, url: str, schemes: Collection[str] = ("https",)) -> None:
     """
+    Check a URL that the configuration or a document contains.
+
+    Args:
+        setting: its name, for the message.
+        schemes: those that are allowed.
+
     Raises:
-        ConfigError: the text is not a URL of one of the schemes, without credentials.
+        ConfigError: the text is not a URL, has another scheme, or contains credentials, spaces or quotes.
     """
     try:
         parts = urlsplit(url)
@@ -35,7 +46,10 @@ def check_url(setting: str, url: str, schemes: Collection[str] = ("https",)) -> 
     except ValueError:
         is_valid = False
     if not is_valid or not url.isprintable() or " " in url or '"' in url:
-        raise ConfigError(f"{setting} must be a URL that begins with {' or '.join(f'{each}://' for each in schemes)}")
+        beginning = " or ".join(f"{scheme}://" for scheme in schemes)
+        raise ConfigError(
+            f"{setting} must be a URL that begins with {beginning}, without user name, password, spaces or quotes"
+        )
 
 
 def fetch(url: str, ca: Path | None = None) -> bytes:
@@ -43,7 +57,8 @@ def fetch(url: str, ca: Path | None = None) -> bytes:
     Return a document; see :func:`request`.
 
     Raises:
-        AuthorityUnavailable: the response is late, too large, or has another status than 200.
+        AuthorityUnavailable: the server cannot be reached, or its response is late, too large, or has another status
+            than 200.
     """
     status, content = request(url, ca)
     if status != 200:
@@ -62,17 +77,18 @@ def request(
     Args:
         ca: PEM file of the certificate authorities that sign the server's certificate; None for those of the system.
         headers: further headers of the request.
-        max_bytes: largest body.
+        max_bytes: maximum size of the body.
 
     Raises:
-        AuthorityUnavailable: the server did not answer in time with a document that is small enough.
+        AuthorityUnavailable: the server cannot be reached, its certificate is not valid, or its response is late or
+            larger than *max_bytes*.
     """
     import requests
 
     late = AuthorityUnavailable(f"{url} took longer than {TOTAL_SECONDS:.0f} seconds.")
     try:
         with gevent.Timeout(TOTAL_SECONDS, late), requests.Session() as session:
-            session.auth = _unchanged  # not that of a .netrc file
+            session.auth = _unchanged  # else requests would send a password of ~/.netrc
             with session.get(
                 url,
                 timeout=STEP_SECONDS,
@@ -92,7 +108,7 @@ def _unchanged(prepared: requests.PreparedRequest) -> requests.PreparedRequest:
 
 
 def _forget_location(response: requests.Response, *_: object, **__: object) -> None:
-    """Make requests ignore a redirect: it would read the whole body first, however large, even if it follows none."""
+    """Hide a redirect from requests, which would read its whole body, of any size, even without following it."""
     response.headers.pop("Location", None)
 
 
