@@ -8,7 +8,7 @@ from typing import Any
 
 from docker_registry.http.exchange import Exchange, ignores, takes_batches
 from docker_registry.server.client_socket import ClientSocket
-from docker_registry.server.observation import Observation, trace_id
+from docker_registry.server.observation import MAX_RECORDED, RECORDED_VALUES, Observation, trace_id
 from docker_registry.server.response_cache import Hit, RequestHead
 
 logger = logging.getLogger(__name__)
@@ -30,7 +30,13 @@ class CachedExchanges:
         """
         known = hit.request
         if known is not None and known.prepared and is_complete:
-            self._observation.record(known, client, began)
+            observation = self._observation
+            recorded = observation.recorded
+            recorded += (known, client.address, began, client.answered_at, time.perf_counter(), time.time())
+            if len(recorded) >= MAX_RECORDED * RECORDED_VALUES:
+                observation.deliver()
+            elif not observation.is_scheduled:
+                observation.deliver_soon()
         elif hit.response.exchange is not None and not (known is not None and known.prepared == () and is_complete):
             self._report_unrecorded(hit.response.exchange, hit, client, began, is_complete=is_complete)
 

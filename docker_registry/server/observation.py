@@ -35,26 +35,24 @@ from docker_registry.http.exchange import (
 )
 from docker_registry.server.access_log import basic_user
 from docker_registry.server.client_socket import ClientSocket
-from docker_registry.server.response_cache import KnownRequest
 
 logger = logging.getLogger(__name__)
 
 #: A request id of a client or proxy is adopted if it looks like this; otherwise the request gets an id of its own.
 _REQUEST_ID: Final = re.compile(r"[0-9A-Za-z._:/+=-]{1,128}")
 
-#: Maximum number of ids that are generated together, and what makes them different.
-_MAX_IDS: Final = 128
-_SUFFIXES: Final = tuple(f"{number:02x}" for number in range(_MAX_IDS))
-
 #: Recorded exchanges that are delivered together. It takes a fifth of a millisecond, which other requests wait for, and
 #: their lines are short enough for one block of the log.
-_BATCH: Final = _MAX_IDS
+MAX_RECORDED: Final = 128
+
+#: What makes the ids of these exchanges different.
+_SUFFIXES: Final = tuple(f"{number:02x}" for number in range(MAX_RECORDED))
 
 #: Time after which recorded exchanges are delivered. A worker that is killed loses as much.
 _DELAY_SECONDS: Final = 0.02
 
-#: The values of a recorded exchange: request, client, start, head sent, end, and the time of day at the end.
-_COLUMNS: Final = 6
+#: The number of values of a recorded exchange.
+RECORDED_VALUES: Final = 6
 
 _QUERY_SECRETS: Final = re.compile(rf"((?:^|&){SENSITIVE_NAMES}=)[^&]*", re.IGNORECASE)
 _MASKED: Final = rf"\g<1>{MASK}"
@@ -78,7 +76,7 @@ class RequestIds:
         Return several new ids, in a quarter of the time.
 
         Args:
-            count: at most :data:`_BATCH`.
+            count: at most :data:`MAX_RECORDED`.
         """
         first = self.new()
         return [first + suffix for suffix in _SUFFIXES[:count]]
@@ -96,6 +94,8 @@ class Observation:
         observers: receive the exchanges.
         proxies: the addresses of clients are taken from the headers of these proxies.
         ids: generates the ids of requests.
+        recorded: of each recorded exchange the request, client, start, head sent, end, and the time of day at the end.
+        is_scheduled: whether they will be delivered soon; see :meth:`deliver_soon`.
     """
 
     def __init__(self) -> None:
@@ -103,8 +103,8 @@ class Observation:
         self.proxies = TrustedProxies(())
         self.ids = RequestIds()
         # One list of all values: a list for each exchange would be work for the garbage collector.
-        self._recorded: list[Any] = []
-        self._is_scheduled = False
+        self.recorded: list[Any] = []
+        self.is_scheduled = False
 
     def connect(self, application: Any, log: Observer | None) -> Application:
         """
@@ -235,7 +235,7 @@ class Observation:
 
     def send(self, exchange: Exchange) -> None:
         """Report an exchange, after those that are recorded."""
-        if self._recorded:
+        if self.recorded:
             self.deliver()
         for observer in self.observers:
             try:
@@ -243,28 +243,14 @@ class Observation:
             except Exception:  # an observer must not affect the response
                 logger.exception("An observer of requests failed")
 
-    def record(self, request: KnownRequest, client: ClientSocket, began: float) -> None:
-        """
-        Record an exchange that has just ended, and that repeats another one.
-
-        Args:
-            request: was prepared for its repetitions.
-            began: when the request was received, in seconds of :func:`time.perf_counter`.
-        """
-        recorded = self._recorded
-        recorded += (request, client.address, began, client.answered_at, time.perf_counter(), time.time())
-        if len(recorded) >= _BATCH * _COLUMNS:
-            self.deliver()
-        elif not self._is_scheduled:
-            self._is_scheduled = True
-            gevent.spawn_later(_DELAY_SECONDS, self._deliver_later)
-
     def deliver(self) -> None:
         """Deliver the recorded exchanges to the observers."""
-        if not self._recorded:
+        if not self.recorded:
             return
-        recorded, self._recorded = self._recorded, []
-        requests, clients, began, answered, ended, ended_at = (recorded[n::_COLUMNS] for n in range(_COLUMNS))
+        recorded, self.recorded = self.recorded, []
+        requests, clients, began, answered, ended, ended_at = (
+            recorded[n::RECORDED_VALUES] for n in range(RECORDED_VALUES)
+        )
         repeated = Repetitions(
             clients=[
                 self.proxies.client_of(client, request.forwarded) if request.forwarded else client
@@ -282,8 +268,13 @@ class Observation:
             except Exception:  # an observer must not affect the response
                 logger.exception("An observer of requests failed")
 
+    def deliver_soon(self) -> None:
+        """Deliver what is recorded in a moment."""
+        self.is_scheduled = True
+        gevent.spawn_later(_DELAY_SECONDS, self._deliver_later)
+
     def _deliver_later(self) -> None:
-        self._is_scheduled = False
+        self.is_scheduled = False
         self.deliver()
 
 
