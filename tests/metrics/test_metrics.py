@@ -91,7 +91,7 @@ class TestFourWorkers:
                     get = requests.get(server.url + start.headers["Location"], timeout=20)
                     done["blob_upload_chunk", "get", str(get.status_code)] += 1
 
-            wait_until(lambda: "purged" in server.log.read_text())  # counts the open uploads
+            wait_until(lambda: "abandoned uploads" in server.log.read_text())  # counts the open uploads
             act(10)
             requests.request("BREW", f"{server.url}/v2/", timeout=20)
             folder = next(Path("/dev/shm").glob(f"docker-registry-metrics-{server.process.pid}-*"))
