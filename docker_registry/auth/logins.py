@@ -1,4 +1,4 @@
-"""Logins: who a client with a password, a robot's or a workload's token, or a certificate is."""
+"""Logins: identifies clients by a password, the token of a robot or workload, or a certificate."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from docker_registry.auth.external.workloads import is_token as is_workload_toke
 from docker_registry.auth.users import htpasswd
 from docker_registry.auth.users.attempts import Attempts, network_of
 from docker_registry.auth.users.passwords import Passwords
+from docker_registry.auth.users.robots import PREFIX as ROBOT_PREFIX
 from docker_registry.auth.users.robots import Robot, Robots
 from docker_registry.auth.users.robots import is_token as is_robot_token
 from docker_registry.auth.watched_file import WatchedFile
@@ -31,9 +32,9 @@ class Logins:
     All ways to log in.
 
     Attributes:
-        robots: tokens of programs; None if there are none.
-        workloads: programs that other services vouch for; None if there are none.
-        identifies_certificates: whether client certificates are an identity.
+        robots: None if robots cannot log in.
+        workloads: None if workloads cannot log in.
+        identifies_certificates: whether a client certificate identifies its user, so that :meth:`identify` may be used.
     """
 
     def __init__(
@@ -51,10 +52,10 @@ class Logins:
         """
         Args:
             htpasswd_file: users and their bcrypt hashes; None for no users.
-            groups: returns the groups that rules name; those of a directory are limited to them.
+            groups: returns the groups that rules name; all other groups of a directory's user are dropped.
             on_reload: called with a sentence when the file was reloaded.
             attempts: limits failed logins; by default those of this process.
-            certificates: names the users of client certificates; None if these are no identity.
+            certificates: derives user names from client certificates; None if these do not identify users.
             ldap: users of a directory, besides those of the file; None if there are none.
 
         Raises:
@@ -97,14 +98,14 @@ class Logins:
             if robot is None:
                 logger.warning("login failed: robot token of user %.64r from %s", name, address)
                 raise Unauthorized("The robot token is not valid: it is unknown, revoked or expired.")
-            return self.client(robot.principal, address)
+            return _client_of(robot, address)
         if self._ldap is not None:
             names = self._names_in_file(name)
             if not names:
                 return self._log_in_ldap(self._ldap, name, password, address)
             if len(names) == 1:
                 name = names[0]
-            # Otherwise the name is that of no user: the password is wrong.
+            # Otherwise the file has no user of exactly this name, so the password is rejected.
         if not self._passwords.verify(name, password, address):
             raise _wrong_password(name, address)
         return self.client(name, address)
@@ -134,8 +135,12 @@ class Logins:
         """
         Return the client of a certificate: a user of the file, or one that only certificates name.
 
+        Args:
+            certificate: verified; in the form of :meth:`ssl.SSLSocket.getpeercert`.
+
         Raises:
-            Unauthorized: the certificate names no possible user, or several that differ only in upper and lower case.
+            Unauthorized: certificates do not identify users, this one has expired or yields no valid name, or several
+                users of the file have its name in other upper and lower case.
         """
         if self._certificates is None:
             raise Unauthorized
@@ -166,7 +171,7 @@ class Logins:
         return self._names_by_lower[1].get(name.lower(), ())
 
     def user_version(self, name: str) -> str | None:
-        """Return a text that changes with the password of a user or robot; None if there is none of this name."""
+        """Return a text that changes with the password of a user or the token of a robot; None if there is neither."""
         robot = self._robot(name)
         if robot is not None:
             return robot.version
@@ -174,21 +179,37 @@ class Logins:
         return None if stored is None else hashlib.sha256(stored).hexdigest()[:16]
 
     def is_current(self, name: str, version: str) -> bool:
-        """Return whether a version in a token is that of a user, or of all users from certificates or a directory."""
+        """
+        Return whether a token with this version is still valid for a user.
+
+        The version is that of :meth:`user_version`, or for users that the file does not have, one that changes with the
+        settings for certificates or the directory.
+        """
         known = self.user_version(name)
         if known is not None:
             return known == version
         return any(others is not None and others.version == version for others in (self._certificates, self._ldap))
 
     def client(self, name: str, address: Address | None) -> Client:
-        """Return the client of a user or robot that is known."""
+        """
+        Return the client of a user or robot that was authenticated before.
+
+        Raises:
+            Unauthorized: it is a robot that has been revoked or has expired meanwhile.
+        """
+        if not name.startswith(ROBOT_PREFIX):
+            return Client(name, address=address)
         robot = self._robot(name)
         if robot is None:
-            return Client(name, address=address)
-        return Client(name, address=address, limits=robot.limits, expires=robot.expires)
+            raise Unauthorized("The robot has been revoked or has expired.", error="invalid_token")
+        return _client_of(robot, address)
 
     def _robot(self, name: str) -> Robot | None:
         return None if self.robots is None else self.robots.find(name)
+
+
+def _client_of(robot: Robot, address: Address | None) -> Client:
+    return Client(robot.principal, address=address, limits=robot.limits, expires=robot.expires)
 
 
 def _wrong_password(name: str, address: Address | None) -> Unauthorized:

@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
+from contextlib import suppress
 
 import pytest
 import requests
 
 from docker_registry.app import create_app
+from docker_registry.auth.logins import Logins
 from docker_registry.auth.users import robots as module
 from docker_registry.auth.users.robots import PATH, Robots, is_token
 from docker_registry.cli import main
 from docker_registry.config.schema import Config
 from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import Invalid, StorageError
+from docker_registry.errors import Invalid, StorageError, Unauthorized
 from docker_registry.services import build
 from tests.support.access import settings
 from tests.support.clients.v2 import Client
@@ -113,6 +116,19 @@ class TestARobotsToken:
         robots.revoke("ci")
         with pytest.raises(Invalid, match="no robot"):
             robots.revoke("ci")
+
+    def test_is_never_without_its_scopes_when_it_ends_during_a_login(self):
+        granted = []
+        for life in range(12):
+            ticks = itertools.count()
+            robots = Robots(MemoryDriver(), lambda ticks=ticks: float(next(ticks)))
+            token, logins = robots.add("ci", ["acme/**:pull"], life), Logins(robots=robots)
+            with suppress(Unauthorized):
+                granted.append(logins.log_in("x", token, None).limits)
+            with suppress(Unauthorized):
+                granted.append(logins.client("robot:ci", None).limits)
+        assert granted
+        assert None not in granted
 
     def test_ends_on_other_hosts_within_five_seconds(self, driver):
         clock = Clock()
