@@ -258,8 +258,9 @@ class Blobs:
             blob = self._put(content, digest)
             self.link(name, digest)
             return blob
-        self._repositories.enter(name)
-        self._driver.announce_writes((layout.blob_data(digest), layout.layer_link(name, digest)))
+        written = layout.blob_data(digest), layout.layer_link(name, digest)
+        if self._driver.announce_writes(written, (layout.catalog_entry(name),)) == [None]:
+            self._repositories.enter(name)
         stored: Blob
         stored, _ = run_concurrently(partial(self._put, content, digest), partial(self._write_link, name, digest))
         return stored
