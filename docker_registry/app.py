@@ -85,7 +85,7 @@ def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> No
         _add_namespaces(app, services.mirror)
     flask_app.parse_url_values(app)
     errors.install(app, v2=config.v2)
-    flask_app.share_body_memory(app, services.body_memory)
+    app.body_memory = services.body_memory
     if isinstance(registry.driver, CachedDriver):
         app.before_request(registry.driver.begin_request)
     if not config.standalone:

@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, MutableMapping, Sequence
 from typing import Any, Final, Protocol
 
-from flask import Flask, Request, Response, g, request
+from flask import Flask, Request, Response, request
 from flask.sessions import NullSession, SessionInterface
 from werkzeug.routing import MapAdapter
 
@@ -33,7 +33,7 @@ from docker_registry.registry.names import (
     parse_upload_id,
 )
 from docker_registry.registry.read_only import ReadOnly
-from docker_registry.resources.memory_budget import MemoryBudget
+from docker_registry.resources.memory_budget import MemoryBudget, Reservation
 
 #: The parser of each variable in the routes.
 _PARSERS: Final = {
@@ -89,8 +89,9 @@ _ABOUT_ANCESTORS: Final = frozenset({"v1_images.get_diff"})
 #: Where access control puts the principal of a request, in the WSGI environment.
 PRINCIPAL: Final = "docker_registry.principal"
 
-#: Where the reservations of a request are kept, in ``flask.g``.
-RESERVATIONS: Final = "docker_registry.body_memory"
+#: Where the memory budget for bodies is, and where the reservations of a request are kept, in the WSGI environment.
+BODY_MEMORY: Final = "docker_registry.body_memory"
+RESERVATIONS: Final = "docker_registry.body_reservations"
 
 #: Headers of responses that must not be cached.
 NOT_CACHED: Final = {"Cache-Control": "no-cache", "Pragma": "no-cache", "Expires": "-1"}
@@ -123,7 +124,7 @@ class Application(Flask):
         inflight: to which the worker reports the requests in progress.
         health: to which the worker reports that the server is stopping.
         metrics_collector: to which the worker adds its own limits; None if metrics are off.
-        body_memory: memory budget for the bodies of all requests.
+        body_memory: memory budget for the bodies of all requests; what a request reserves is released when it ends.
         path_prefix: the path below which the registry is.
         serves_v2: whether API V2 is served, so that errors below its paths have its form.
     """
@@ -163,7 +164,13 @@ class Application(Flask):
         if path.endswith("/") and path.startswith("/v1/"):
             # No rule of a route can make the slash optional: repository names contain slashes, too.
             environ["PATH_INFO"] = path.rstrip("/")
-        return super().wsgi_app(environ, start_response)
+        reservations: list[Reservation] = []
+        environ[BODY_MEMORY], environ[RESERVATIONS] = self.body_memory, reservations
+        try:
+            return super().wsgi_app(environ, start_response)
+        finally:
+            for reservation in reservations:
+                reservation.release()
 
 
 class ImageResolver(Protocol):
@@ -216,16 +223,6 @@ def parse_url_values(app: Flask) -> None:
         for key, text in (values or {}).items():
             if key in _PARSERS and values is not None:
                 values[key] = _PARSERS[key](text)
-
-
-def share_body_memory(app: Application, budget: MemoryBudget) -> None:
-    """Set the budget for the bodies that an application reads; what a request reserves is released when it ends."""
-    app.body_memory = budget
-
-    @app.teardown_request
-    def release(_error: BaseException | None) -> None:
-        for reservation in g.pop(RESERVATIONS, ()):
-            reservation.release()
 
 
 def hide_names(app: Flask, access: Access, images: ImageResolver | None) -> None:

@@ -12,12 +12,12 @@ from __future__ import annotations
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Final, cast
+from typing import Any, Final
 
-from flask import current_app, g, request
+from flask import request
 from gunicorn.http.errors import ParseException
 
-from docker_registry.api.flask_app import PRINCIPAL, RESERVATIONS, Application
+from docker_registry.api.flask_app import BODY_MEMORY, PRINCIPAL, RESERVATIONS
 from docker_registry.errors import (
     DigestInvalid,
     Invalid,
@@ -36,7 +36,7 @@ from docker_registry.registry.names import (
     RepositoryName,
 )
 from docker_registry.registry.tag_changes import Condition
-from docker_registry.resources.memory_budget import Reservation
+from docker_registry.resources.memory_budget import MemoryBudget
 
 #: Where access control puts whether a push of an image only proves that the client has its layer.
 MUST_PROVE: Final = "docker_registry.must_prove"
@@ -107,12 +107,16 @@ def read_body(max_bytes: int) -> bytes:
         SizeInvalid: the body ended early.
         Overloaded: the budget is exhausted, and this body arrived slowly or waited too long.
     """
-    arriving = body()
+    environ = request.environ
+    arriving = open_body(environ)
     if (arriving.length or 0) > max_bytes:
         raise TooLarge(max_bytes=max_bytes)
     length = max_bytes if arriving.length is None else arriving.length
     buffer_bytes = length + 1  # 1 more, to detect the end or an excess
-    reservation = _reservation(arriving)
+    # Only the registry's own worker can cut off a body; under other workers, their timeouts end slow bodies.
+    budget: MemoryBudget = environ[BODY_MEMORY]
+    reservation = budget.open(revoke=getattr(arriving, "cut_off", None))
+    environ[RESERVATIONS].append(reservation)
     blocks: list[memoryview] = []
     size = 0
     has_ended = False
@@ -309,11 +313,3 @@ def _fill(body: Body, block: memoryview) -> int:
     while filled < len(block) and (arrived := body.readinto(block[filled:])):
         filled += arrived
     return filled
-
-
-def _reservation(body: Body) -> Reservation:
-    budget = cast(Application, current_app).body_memory
-    # Only the registry's own worker can cut off a body; under other workers, their timeouts end slow bodies.
-    reservation = budget.open(revoke=getattr(body, "cut_off", None))
-    g.setdefault(RESERVATIONS, []).append(reservation)
-    return reservation

@@ -74,7 +74,7 @@ class Root:
         Raises:
             PathInvalid: the path is reserved for the driver.
         """
-        if path == RESERVED or path.startswith(f"{RESERVED}/"):
+        if path.startswith(RESERVED) and (path == RESERVED or path.startswith(f"{RESERVED}/")):
             raise PathInvalid(path=path)
         return f"{self.root}/{path}" if path else self.root
 
