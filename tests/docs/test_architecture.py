@@ -841,13 +841,14 @@ DRIVERS = {
     "memory": {"base", "paths"},
     "measured": {"base", "paths"},
     "objects": {"base", "paths"},
+    "object_reading": set(),
     "store_identity": {"base", "paths"},
     "testing": {"base", "paths", "testing"},
     "cache": {"base", "cache", "measured", "paths"},
-    "s3": {"base", "objects", "paths", "s3"},
+    "s3": {"base", "object_reading", "objects", "paths", "s3"},
     "swift": {"base", "objects", "paths", "swift"},
     "glance": {"base", "glance", "paths", "swift"},
-    "gcs": {"base", "gcs", "objects", "paths"},
+    "gcs": {"base", "gcs", "object_reading", "objects", "paths"},
     "azureblob": {"azureblob", "base", "objects", "paths"},
 }
 

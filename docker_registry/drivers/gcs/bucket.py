@@ -189,7 +189,7 @@ class GcsBucket:
         """Return an object's content and its generation."""
         reading = Reading(self.api, object_path(self.name, key))
         blocks = self._open(reading, 0, None)
-        return b"".join(blocks), reading.generation
+        return b"".join(blocks), reading.version
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """

@@ -214,7 +214,7 @@ class S3Bucket:
         reading = Reading(self.client, self._requests, self.name, key)
         blocks = reading.blocks(0, None)
         next(blocks)
-        return b"".join(blocks), reading.etag
+        return b"".join(blocks), reading.version
 
     def read(self, key: str, offset: int = 0, length: int | None = None) -> Iterator[bytes]:
         """
