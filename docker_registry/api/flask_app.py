@@ -163,7 +163,7 @@ class Application(Flask):
         path = environ.get("PATH_INFO", "")
         if path.endswith("/") and path.startswith("/v1/"):
             # No rule of a route can make the slash optional: repository names contain slashes, too.
-            environ["PATH_INFO"] = path.rstrip("/")
+            environ = {**environ, "PATH_INFO": path.rstrip("/")}  # the server logs the path as it is
         reservations: list[Reservation] = []
         environ[BODY_MEMORY], environ[RESERVATIONS] = self.body_memory, reservations
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+from werkzeug.test import create_environ
 
 from docker_registry import dependencies
 from docker_registry.app import create_app
@@ -127,3 +128,11 @@ class TestAnExternalUrl:
         assert ExternalUrl("https://r.example:5000") == ExternalUrl.parse("https://r.example:5000/")
         assert ExternalUrl("http://[::1]:5000", "/a/b") == ExternalUrl.parse("http://[::1]:5000/a/b")
         assert ExternalUrl() == ExternalUrl.parse(None)
+
+
+def test_a_slash_after_a_path_of_api_v1_is_ignored_and_left_in_the_environment():
+    environ, answers = create_environ("/v1/_ping/"), []
+    app = create_app(build(Config(storage="memory", search_backend=None), MemoryDriver()))
+    app(environ, lambda status, headers: answers.append(status)).close()
+    assert ["200 OK"] == answers
+    assert "/v1/_ping/" == environ["PATH_INFO"]  # the server may log it
