@@ -33,7 +33,7 @@ from docker_registry.cli import (
 )
 from docker_registry.cli.command import CANNOT_RUN, INCOMPLETE, Command, audit
 from docker_registry.cli.guide import GUIDES, OVERVIEW
-from docker_registry.errors import RegistryError
+from docker_registry.errors import ConfigError, Invalid, RegistryError
 
 #: All commands; each is a module of this package.
 COMMANDS: Final[tuple[Command, ...]] = (
@@ -87,18 +87,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command given by the arguments, by default ``serve``, and return its exit status."""
     words = sys.argv[1:] if arguments is None else arguments
     parsed = build_parser().parse_args(words)
-    command = getattr(parsed, "command", serve.COMMAND)
     try:
-        status = command.run(parsed)
-        if command.changes(parsed):
-            audit(shlex.join(("docker-registry", *words)))
-        return status
+        return _run(getattr(parsed, "command", serve.COMMAND), parsed, words)
     except RegistryError as error:
         print(f"docker-registry: {error}", file=sys.stderr)
         return CANNOT_RUN
     except KeyboardInterrupt:
         print("docker-registry: interrupted", file=sys.stderr)
         return INCOMPLETE
-    except BrokenPipeError:  # such as `docker-registry config | head -1`; what is left is not flushed again
+    except BrokenPipeError:  # such as `docker-registry config | head -1`
+        # Buffered output is flushed once more at exit, which must not fail again.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return INCOMPLETE
+
+
+def _run(command: Command, parsed: argparse.Namespace, words: Sequence[str]) -> int:
+    """Run a command and audit it if it changes something, also if it is interrupted or fails after a part of that."""
+    if not command.changes(parsed):
+        return command.run(parsed)
+    line = shlex.join(("docker-registry", *words))
+    try:
+        status = command.run(parsed)
+    except (ConfigError, Invalid):  # nothing was changed
+        raise
+    except BaseException:
+        audit(f"{line} (not completed)")
+        raise
+    audit(line)
+    return status

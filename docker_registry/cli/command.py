@@ -55,7 +55,7 @@ def add_json(parser: argparse.ArgumentParser) -> None:
 
 
 def audit(message: str) -> None:
-    """Append what a command has changed to the audit log, if there is one; a failure is only reported."""
+    """Append a line of a command to the audit log, if there is one; a failure to write it is only reported."""
     from docker_registry.logs.audit import record_command
 
     path = load_config().audit_log

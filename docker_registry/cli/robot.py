@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.cli.command import Command, add_json, audit
+from docker_registry.cli.command import Command, add_json, changes_by
 from docker_registry.cli.keys import opened_services, time_text
 
 if TYPE_CHECKING:
@@ -34,11 +34,9 @@ def run(chosen: argparse.Namespace) -> int:
             if not 1 <= chosen.days <= _MAX_DAYS:
                 raise Invalid(f"A robot lives 1 to {_MAX_DAYS} days.")
             token = robots.add(chosen.name, chosen.scope, chosen.days * _DAY_SECONDS)
-            audit(f"robot {chosen.name} added with {' '.join(chosen.scope)} for {chosen.days} days")
             print(json.dumps({"name": chosen.name, "token": token}) if chosen.json else token)
         else:
             robots.revoke(chosen.name)
-            audit(f"robot {chosen.name} revoked")
             print(json.dumps({"revoked": chosen.name}) if chosen.json else f"{chosen.name} was revoked")
     return 0
 
@@ -77,4 +75,6 @@ def _add_arguments(parser: argparse.ArgumentParser) -> None:
     add_json(revoking)
 
 
-COMMAND: Final = Command("robot", "add, list or revoke robots: tokens for programs", run, _add_arguments)
+COMMAND: Final = Command(
+    "robot", "add, list or revoke robots: tokens for programs", run, _add_arguments, changes_by("add", "revoke")
+)

@@ -207,7 +207,8 @@ class TestTheCommand:
             assert token not in here.log.read_text() + audit.read_text()
         lines = [json.loads(line) for line in audit.read_text().splitlines()]
         messages = [line["message"] for line in lines if "cli" == line.get("reason")]
-        assert ["robot ci added with acme/*:pull for 7 days", "robot ci revoked"] == messages
+        added = "docker-registry robot add ci --scope 'acme/*:pull' --days 7 --json"
+        assert [added, "docker-registry robot revoke ci"] == messages
         capsys.readouterr()
         assert 0 == main(["robot", "list", "--json"])
         assert {"robots": []} == json.loads(capsys.readouterr().out)

@@ -15,6 +15,7 @@ import pytest
 from docker_registry import __version__, housekeeping, services
 from docker_registry.auth.tokens import signing_keys
 from docker_registry.auth.tokens.signing_keys import SigningKey
+from docker_registry.cli import main
 from docker_registry.config.schema import Config
 from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
@@ -201,6 +202,19 @@ class TestAChangeWithoutARequest:
         done = run("readonly", "off", **{**environment, "REGISTRY_AUDIT_LOG": str(tmp_path)})
         assert (0, "writes are allowed\n") == (done.returncode, done.stdout)
         assert f"audit_log: {tmp_path} cannot be written: Is a directory" in done.stderr
+
+    def test_by_an_interrupted_command_is_audited(self, tmp_path, monkeypatch):
+        audit = tmp_path / "audit.log"
+        environment = {"STORAGE_PATH": str(tmp_path / "store"), "SEARCH_BACKEND": "", "REGISTRY_AUDIT_LOG": str(audit)}
+        for name, value in environment.items():
+            monkeypatch.setenv(name, value)
+        reader, writer = os.pipe()
+        os.close(reader)
+        with open(writer, "w", buffering=1) as broken_pipe:
+            monkeypatch.setattr(sys, "stdout", broken_pipe)
+            assert 1 == main(["readonly", "on", "--why", "x"])
+        (line,) = audit.read_text().splitlines()
+        assert "docker-registry readonly on --why x (not completed)" == json.loads(line)["message"]
 
     def test_by_housekeeping_is_audited(self, tmp_path):
         audit = tmp_path / "audit.log"
