@@ -50,9 +50,6 @@ _CHUNK_RANGE: Final = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/
 #: Transfer codings that the server has decoded. gunicorn also accepts `gzip, chunked` but does not decode gzip.
 _TRANSFER_CODINGS: Final = {"", "chunked", "identity"}
 
-#: The headers of conditional requests, in the WSGI environment.
-_CONDITIONS: Final = ("HTTP_IF_MATCH", "HTTP_IF_NONE_MATCH")
-
 #: Size of the first block of a body in memory; each further block doubles the total, up to a maximum block size.
 _FIRST_BLOCK_BYTES: Final = 8 * 1024
 _LARGEST_BLOCK_BYTES: Final = 1024 * 1024
@@ -71,8 +68,11 @@ def principal() -> Principal:
 
 def actor(reason: Reason) -> Actor:
     """Return the originator of the changes that the current request makes."""
-    context: RequestContext = request.environ[CONTEXT]
-    return Actor(reason, principal(), context.client or request.remote_addr or "", context.request_id)
+    environ = request.environ
+    context: RequestContext = environ[CONTEXT]
+    return Actor(
+        reason, environ.get(PRINCIPAL, ANONYMOUS), context.client or request.remote_addr or "", context.request_id
+    )
 
 
 def must_prove() -> bool:
@@ -191,7 +191,8 @@ def tag_condition() -> Condition | None:
 
     RFC 9110, section 13.1: both contain entity tags, here the digests of manifests, or ``*`` for any.
     """
-    if request.environ.keys().isdisjoint(_CONDITIONS):
+    environ = request.environ
+    if "HTTP_IF_MATCH" not in environ and "HTTP_IF_NONE_MATCH" not in environ:
         return None
     match, none_match = request.if_match, request.if_none_match
     if not match and not none_match:

@@ -126,7 +126,7 @@ class Upload:
 
     def plus(self, chunk: Chunk) -> Upload:
         """Return a copy with one more chunk."""
-        return replace(self, chunks=(*self.chunks, chunk))
+        return Upload(self.name, self.id, self.algorithm, (*self.chunks, chunk), self.lists, self.version)
 
 
 @dataclass(slots=True)
@@ -196,8 +196,7 @@ class UploadSessions:
         Raises:
             UploadUnknown: no such session, it has ended, its state is damaged, or was written by distribution.
         """
-        upload = Upload(name, upload_id)
-        stored = self._stored(upload.state, ends=ends)
+        stored = self._stored(layout.upload_state(name, upload_id), ends=ends)
         if stored is None:  # also for sessions of distribution, which stores a hash state that only it can read
             raise UploadUnknown(id=upload_id)
         head, _, content = stored.content.partition(b"\n")
@@ -207,7 +206,7 @@ class UploadSessions:
             lists = tuple(ChunkList(**entry) for entry in state.get("lists", ()))
         except ValueError:  # torn by a crash of the host: session states are not synced to disk
             raise UploadUnknown(id=upload_id) from None
-        return replace(upload, algorithm=state["algorithm"], chunks=chunks, lists=lists, version=stored.version)
+        return Upload(name, upload_id, state["algorithm"], chunks, lists, stored.version)
 
     def write(self, upload: Upload, blocks: Iterable[Bytes]) -> str:
         """
@@ -380,9 +379,9 @@ def _chunk(entry: dict[str, Any], content: bytes) -> Chunk:
     Raises:
         ValueError: the digest of *content* does not match the entry.
     """
-    chunk = Chunk(entry["object"], entry["size"], Digest.parse(entry["digest"]))
-    if chunk.object is not None:
-        return chunk
-    if Digest.of(content, chunk.digest.algorithm) != chunk.digest:
+    name, size, digest = entry["object"], entry["size"], Digest.parse(entry["digest"])
+    if name is not None:
+        return Chunk(name, size, digest)
+    if Digest.of(content, digest.algorithm) != digest:
         raise ValueError
-    return replace(chunk, content=content)
+    return Chunk(None, size, digest, content)
