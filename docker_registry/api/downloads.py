@@ -1,8 +1,9 @@
 """
 Sends files of the store, or the ranges of them that a client requests (RFC 9110, section 14).
 
-They are sent through the kernel, by nginx (X-Accel-Redirect), or by a redirect to the store itself. Of a file that is
-still being received, the kernel sends each part once it is in a file (:class:`ArrivingBody`).
+They are sent through the kernel, by nginx (X-Accel-Redirect), or by a redirect to the store itself. A file that is not
+a single local file, such as an object of S3 or a blob that is still being received from an upstream, is sent in
+segments (:class:`SegmentedBody`).
 """
 
 from __future__ import annotations
@@ -58,7 +59,7 @@ class Downloads:
             redirect_status: status code of a redirect.
 
         Raises:
-            RangeNotSatisfiable: a requested range is invalid, or all are beyond the end.
+            RangeNotSatisfiable: a range ends before it begins, or all ranges are beyond the end.
         """
         headers = {**headers, "Accept-Ranges": "bytes"}
         if self._x_accel_prefix is not None and _is_local(file):
@@ -96,18 +97,18 @@ def _send(file: ServedFile, part: ByteRange, status: int, headers: dict[str, str
     opened = file.open() if wrapper else None
     if wrapper is None or opened is None:
         if wrapper is not None and _sends_segments():
-            return _stream(wrapper(_arriving(file, part), _BLOCK_BYTES), status, headers)
+            return _stream(wrapper(_segmented_body(file, part), _BLOCK_BYTES), status, headers)
         return _stream(_EagerBlocks(file.read(part.start, part.length)), status, headers)
     opened.seek(part.start)
     return _stream(wrapper(opened, _BLOCK_BYTES), status, headers)
 
 
-def _arriving(file: ServedFile, part: ByteRange) -> ArrivingBody:
+def _segmented_body(file: ServedFile, part: ByteRange) -> SegmentedBody:
     segments = file.segments(part.start, part.length)
     if segments is not None:
-        return ArrivingBody(segments)
+        return SegmentedBody(segments)
     read = partial(file.read, part.start, part.length)
-    return ArrivingBody(read(), read)
+    return SegmentedBody(read(), read)
 
 
 def _send_parts(file: ServedFile, parts: Sequence[ByteRange], headers: dict[str, str]) -> Response:
@@ -212,8 +213,8 @@ def _join_overlapping(ranges: Iterable[ByteRange]) -> tuple[ByteRange, ...]:
 
 
 @contextmanager
-def _cutting_connection() -> Iterator[None]:
-    """Replace the failure of an upstream, which the mirror logs, by an error for which the server logs no traceback."""
+def _disconnecting_on_upstream_error() -> Iterator[None]:
+    """Convert a failed upstream's error, which the mirror has logged, to one for which the server only disconnects."""
     try:
         yield
     except UpstreamError as error:
@@ -231,7 +232,7 @@ class _EagerBlocks:
         first, self._first = self._first, None
         if first is not None:
             yield first
-            with _cutting_connection():
+            with _disconnecting_on_upstream_error():
                 yield from self._blocks
 
     def close(self) -> None:
@@ -241,13 +242,14 @@ class _EagerBlocks:
             close()
 
 
-class ArrivingBody:
+class SegmentedBody:
     """
-    An open file for gunicorn; see :meth:`ClientSocket.sendfile`.
+    A body that is sent in segments; gunicorn takes it for an open file (see :meth:`ClientSocket.sendfile`).
 
     Attributes:
-        is_arriving: True: the next segment may take a while.
-        read_again: reads the same body again, for another response; None if it cannot be read again.
+        is_arriving: True: the next segment may take a while, so each one is sent at once.
+        read_again: reads the same body from the store, for another response; None if that is not possible, as for a
+            body that is still being received.
     """
 
     is_arriving = True
@@ -264,11 +266,11 @@ class ArrivingBody:
         self._entered = ExitStack()
         self._file = open(os.devnull, "rb", buffering=0)  # noqa: SIM115, PTH123 - closed by close()
 
-    def report(self, context: AbstractContextManager[None]) -> None:
+    def hold(self, context: AbstractContextManager[None]) -> None:
         """
-        Enter a context when the body begins to be sent, and leave it at the end or when the body is closed.
+        Hold a context from the first segment until the body has been sent or is closed.
 
-        The body cannot be read again then, because another response would be sent without this context.
+        The response can then not be repeated from :attr:`read_again`, which would not hold the context.
         """
         self._context = context
         self.read_again = None
@@ -282,13 +284,13 @@ class ArrivingBody:
         Yield the segments to send; the file of each is open until the next one is requested.
 
         Raises:
-            ConnectionResetError: the upstream of a mirror has failed, so that the connection must be cut.
-            RegistryError: the body cannot be read. That includes upstreams if it can be read again, because the server
-                takes other errors for those of a store then.
+            ConnectionResetError: an upstream failed; the server cuts the connection.
+            RegistryError: the body cannot be read. If it has :attr:`read_again`, the error of an upstream is raised as
+                it is, because the server converts errors that are no RegistryError to a StorageError then.
         """
         is_stored = self.read_again is not None
         self._begin()
-        with nullcontext() if is_stored else _cutting_connection(), self._entered:
+        with nullcontext() if is_stored else _disconnecting_on_upstream_error(), self._entered:
             yield self._first
             yield from self._segments
 
@@ -298,9 +300,10 @@ class ArrivingBody:
 
         Raises:
             ConnectionResetError: as in :meth:`segments`.
+            StorageError: the body cannot be read, or its file has become shorter.
         """
         self._begin()
-        with _cutting_connection():
+        with _disconnecting_on_upstream_error():
             segment, self._first = self._first or next(self._segments, b""), b""
         if isinstance(segment, bytes):
             return segment

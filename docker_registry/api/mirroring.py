@@ -9,7 +9,7 @@ from urllib.parse import urlencode
 
 from flask import Flask, Response, request
 
-from docker_registry.api.downloads import ArrivingBody
+from docker_registry.api.downloads import SegmentedBody
 from docker_registry.api.flask_app import CHANGES, SAFE_METHODS
 from docker_registry.api.requests import REQUESTED_NAME
 from docker_registry.errors import ImageRepositoryUnknown, NameInvalid, Unsupported, UpstreamError
@@ -136,8 +136,8 @@ def report_sending(
         if wrapper is None or not isinstance(response.response, wrapper):
             blocks = cast("Iterable[bytes]", response.response)
             response.response = _ReportedBlocks(blocks, reported)
-        elif isinstance(body := getattr(response.response, "filelike", None), ArrivingBody):
-            body.report(reported)
+        elif isinstance(body := getattr(response.response, "filelike", None), SegmentedBody):
+            body.hold(reported)
         return response  # any other open file survives its removal
 
 

@@ -1,4 +1,8 @@
-"""The program of the processes in :mod:`docker_registry.cpu_pool.pool`: runs jobs until the worker disconnects."""
+"""
+The program of the processes that :mod:`docker_registry.cpu_pool.pool` starts: runs jobs until the worker disconnects.
+
+:mod:`docker_registry.cpu_pool.frames` describes the protocol.
+"""
 
 from __future__ import annotations
 
@@ -20,10 +24,11 @@ from docker_registry.errors import RegistryError, TooLarge
 if TYPE_CHECKING:  # importing the drivers takes longer than starting the process
     from docker_registry.drivers.base import Bytes
 
-#: Parts of the input, each an iterable of blocks; a part must be consumed before the next one is requested.
+#: Parts of the input, each an iterable of blocks. A job must consume each part before it requests the next one.
 Parts: TypeAlias = "Iterator[Iterable[Bytes]]"
 
-#: A computation: receives its arguments and input, yields its output in blocks, and raises RegistryError.
+#: A computation: receives its arguments and input, and yields its output in blocks. A RegistryError that it raises is
+#: raised again in the worker; any other error ends the process.
 Job: TypeAlias = Callable[[Mapping[str, Any], Parts], Iterator[bytes]]
 
 
@@ -33,7 +38,7 @@ def main(module: str, descriptor: int, *, nice: int, max_memory_bytes: int) -> N
 
     Args:
         module: name of the module whose ``JOBS`` maps names to jobs.
-        descriptor: descriptor of this process's end of the socket pair.
+        descriptor: this process's end of the socket pair; less than 3, because all others are closed.
         nice: increment of the nice value, for a lower priority.
         max_memory_bytes: address space limit (RLIMIT_AS).
     """
@@ -43,7 +48,7 @@ def main(module: str, descriptor: int, *, nice: int, max_memory_bytes: int) -> N
     jobs: Mapping[str, Job] = importlib.import_module(module).JOBS
     resource.setrlimit(resource.RLIMIT_AS, (max_memory_bytes, max_memory_bytes))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    gc.freeze()
+    gc.freeze()  # the modules are never garbage
     with socket.socket(fileno=descriptor) as connection:
         connection.setblocking(True)  # gevent made it non-blocking
         server = _Server(connection, jobs)
@@ -55,10 +60,12 @@ def main(module: str, descriptor: int, *, nice: int, max_memory_bytes: int) -> N
 
 
 class _Server:
+    """Serves jobs one after the other, each within its limit of processor time."""
+
     def __init__(self, connection: socket.socket, jobs: Mapping[str, Job]) -> None:
         self._connection = connection
         self._jobs = jobs
-        self._kind = frames.END
+        self._kind = frames.END  # of the last frame received
         self._is_transferring = False
         self._is_overdue = False
 
@@ -67,14 +74,14 @@ class _Server:
         self._kind, content = self._receive()
         request = json.loads(content)
         signal.signal(signal.SIGPROF, self._on_time_limit)
-        signal.setitimer(signal.ITIMER_PROF, request["seconds"])
+        signal.setitimer(signal.ITIMER_PROF, request["seconds"])  # processor time
         try:
             for block in self._jobs[request["job"]](request["arguments"], self._parts()):
                 self._send(frames.BLOCK, block)
         except RegistryError as error:
             self._end(error)
         except MemoryError:
-            self._end(TooLarge("The layer takes more memory to read than this registry allows."))
+            self._end(TooLarge("The content takes more memory to process than this registry allows."))
         else:
             self._end(None)
 
@@ -90,6 +97,7 @@ class _Server:
             self._kind, _ = self._receive()
 
     def _parts(self) -> Parts:
+        """Yield the parts of the input until its end."""
         while True:
             self._kind, content = self._receive()
             if self._kind == frames.END:
@@ -97,6 +105,7 @@ class _Server:
             yield self._part(content)
 
     def _part(self, content: bytes) -> Iterator[bytes]:
+        """Yield the blocks of a part, the first of which has been received, up to the frame that ends it."""
         while self._kind == frames.BLOCK:
             yield content
             self._kind, content = self._receive()
@@ -108,11 +117,16 @@ class _Server:
             self._check_time()
 
     def _check_time(self) -> None:
+        """
+        Raises:
+            TooLarge: the time limit has expired.
+        """
         if self._is_overdue:
-            raise TooLarge("Reading the layer takes longer than this registry allows.")
+            raise TooLarge("The content takes more processor time than this registry allows.")
 
     @contextmanager
     def _transfer(self) -> Iterator[None]:
+        """Defer the end of an overdue job while a frame is transferred, which would otherwise be cut in the middle."""
         self._is_transferring = True
         try:
             yield
@@ -149,7 +163,11 @@ def dump_error(error: RegistryError) -> bytes:
 
 
 def parse_error(content: bytes) -> RegistryError:
-    """Return the error that :func:`dump_error` has serialized."""
+    """
+    Return the error that :func:`dump_error` has serialized.
+
+    Jobs may raise all classes of :mod:`docker_registry.errors` that are constructed from a sentence and their detail.
+    """
     document = json.loads(content)
     kind = getattr(errors, document["error"])
     error: RegistryError = kind(document["sentence"], **document["detail"])

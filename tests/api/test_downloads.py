@@ -8,7 +8,7 @@ from contextlib import contextmanager
 
 import pytest
 
-from docker_registry.api.downloads import ArrivingBody
+from docker_registry.api.downloads import SegmentedBody
 from docker_registry.app import create_app
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
@@ -125,14 +125,14 @@ class TestSeveralParts:
         assert [(2_900_000, 10), (0, 400_010), (399_990, 10)] == driver.reads
 
 
-class TestAnArrivingBody:
+class TestASegmentedBody:
     def test_is_read_in_blocks_by_a_server_without_sendfile(self, tmp_path):
         (tmp_path / "piece").write_bytes(b"0123456789")
         with (tmp_path / "piece").open("rb") as file:
-            body = ArrivingBody(iter([b"ab", FilePart(file.fileno(), 2, 5), b"cd"]))
+            body = SegmentedBody(iter([b"ab", FilePart(file.fileno(), 2, 5), b"cd"]))
             assert [b"ab", b"234", b"56", b"cd", b""] == [body.read(3) for _ in range(5)]
             body.close()
-            shorter = ArrivingBody(iter([FilePart(file.fileno(), 2, 50)]))
+            shorter = SegmentedBody(iter([FilePart(file.fileno(), 2, 50)]))
             assert b"23456789" == shorter.read()
             with pytest.raises(StorageError):
                 shorter.read()
@@ -155,8 +155,8 @@ class TestAnArrivingBody:
 
         for send in (send_whole, send_part, lambda body: [*body.segments()], lambda body: [next(body.segments())]):
             events = []
-            body = ArrivingBody(iter([b"ab", b"cd"]))
-            body.report(sending())
+            body = SegmentedBody(iter([b"ab", b"cd"]))
+            body.hold(sending())
             assert [] == events
             assert [b"ab", b"cd"][: len(sent := send(body))] == sent
             body.close()
@@ -169,11 +169,11 @@ class TestAnArrivingBody:
             raise UpstreamUnavailable
 
         for send in (lambda body: [*body.segments()], lambda body: [body.read(3), body.read(3)]):
-            body = ArrivingBody(segments())
+            body = SegmentedBody(segments())
             with pytest.raises(ConnectionResetError, match="cannot be reached"):  # gunicorn logs no traceback of it
                 send(body)
             body.close()
-        body = ArrivingBody(segments(), segments)
+        body = SegmentedBody(segments(), segments)
         with pytest.raises(UpstreamUnavailable):  # the server takes other errors for those of a store
             [*body.segments()]
         body.close()
@@ -186,7 +186,7 @@ class TestAnArrivingBody:
             def close(self):
                 raise StorageUnavailable
 
-        body = ArrivingBody(Segments())
+        body = SegmentedBody(Segments())
         descriptor = body.fileno()
         with pytest.raises(StorageUnavailable):
             body.close()

@@ -159,7 +159,7 @@ print("unread", len(client.makefile("rb").read()) - len("head  Mon, 30 Nov 2026 
 #: What is copied of responses whose bodies are read from a store, and whether their bodies are to be read again.
 COPIES = """
 import os, socket, ssl
-from docker_registry.api.downloads import ArrivingBody
+from docker_registry.api.downloads import SegmentedBody
 from docker_registry.server.client_socket import PlainSocket
 
 for length in (0, 3, 65_000, 70_000):
@@ -169,7 +169,7 @@ for length in (0, 3, 65_000, 70_000):
     server.begin_answer()
     server.sendall(b"head ")
     blocks = iter([b"x" * length] if length else [])
-    server.sendfile(ArrivingBody(blocks, lambda: iter(())), count=length)
+    server.sendfile(SegmentedBody(blocks, lambda: iter(())), count=length)
     copied, body = server.end_copy()
     server.close()
     print(len(client.makefile("rb").read()), len(copied), body and body.length)
@@ -181,7 +181,7 @@ def broken():
 client, server = socket.socketpair()
 server = PlainSocket(server.family, server.type, server.proto, fileno=server.detach())
 try:
-    server.sendfile(ArrivingBody(broken(), broken), count=2)
+    server.sendfile(SegmentedBody(broken(), broken), count=2)
 except Exception as error:
     print(type(error).__name__)
 """

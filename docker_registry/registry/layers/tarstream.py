@@ -19,20 +19,22 @@ from docker_registry.registry.layers.tar_headers import BLOCK_BYTES, SPARSE, Mem
 #: Maximum members of a layer; the largest images in the wild have a few hundred thousand.
 MAX_MEMBERS: Final = 1_000_000
 
-#: Maximum bytes of all extended headers and long names of one member; Go's reader allows as much for each of them.
+# Extensions are extended headers (pax) and long names (GNU): they precede a member and override fields of its header.
+
+#: Maximum bytes of all extensions of one member; Go's reader allows as much for each of them.
 MAX_EXTENSION_BYTES: Final = 1024 * 1024
 
-#: Maximum extended headers and long names of one member; writers need at most three: two long names and a pax header.
+#: Maximum number of extensions of one member; writers need at most three: two long names and a pax header.
 MAX_EXTENSIONS: Final = 16
 
-#: Maximum bytes of extended headers and long names, including their headers: FREE_EXTENSION_BYTES for the layer, plus
-#: MEAN_EXTENSION_BYTES for each member. The extended attributes of a file usually take less than 1 KiB.
+#: Maximum bytes of all extensions of a layer, including their headers: FREE_EXTENSION_BYTES, plus MEAN_EXTENSION_BYTES
+#: for each member. The extended attributes of a file usually take less than 1 KiB.
 MEAN_EXTENSION_BYTES: Final = 4096
 FREE_EXTENSION_BYTES: Final = 64 * 1024 * 1024
 
-#: Maximum bytes of the values that extended headers override, summed over all members: a single global header overrides
-#: them in every member.
-MAX_TEXT_BYTES: Final = 512 * 1024 * 1024
+#: Maximum bytes of the values in extensions, summed over all members. Those of a global header count once for each
+#: member that follows it, because it applies to all of them.
+MAX_OVERRIDE_BYTES: Final = 512 * 1024 * 1024
 
 #: Types of the GNU members that hold a long name of the next member, and the equivalent pax keywords.
 _LONG_NAMES: Final = {b"L": b"path", b"K": b"linkpath"}
@@ -70,12 +72,13 @@ class TarReader:
     def __init__(self, *visitors: Visitor, max_members: int = MAX_MEMBERS) -> None:
         """
         Args:
+            visitors: each receives every member and its content.
             max_members: the maximum number of members.
         """
         self._visitors = visitors
         self._max_members = max_members
         self._max_extension_bytes = FREE_EXTENSION_BYTES
-        self._text_bytes = 0
+        self._override_bytes = 0
         self._is_between_members = True
         self._ended = False
         self._buffer = bytearray()
@@ -147,9 +150,9 @@ class TarReader:
                 raise TooLarge("The layer has too many members.", max_members=self._max_members)
             self._max_extension_bytes += MEAN_EXTENSION_BYTES - extensions.size_bytes
             records = global_records | member_records
-            self._text_bytes += sum(map(len, records.values()))
-            if self._text_bytes > MAX_TEXT_BYTES:
-                raise TooLarge("The file names in the layer are too long.", max_bytes=MAX_TEXT_BYTES)
+            self._override_bytes += sum(map(len, records.values()))
+            if self._override_bytes > MAX_OVERRIDE_BYTES:
+                raise TooLarge("The file names in the layer are too long.", max_bytes=MAX_OVERRIDE_BYTES)
             yield from self._member(tar_headers.apply(header, records))
 
     def _header(self) -> _Steps[Member | None]:
