@@ -7,6 +7,7 @@ import gc
 import logging
 import os
 import shutil
+import signal
 import sys
 import traceback
 from collections.abc import Callable
@@ -96,10 +97,14 @@ def _run_in_child(work: Callable[[], int]) -> int:
     The child prints the error that the function raises. It ends in any case: as a copy of gunicorn's master, it would
     stop the workers.
     """
-    sys.stdout.flush()
+    print(end="", flush=True)  # standard output is None if it was closed before the start
     child = os.fork()
     if child:
-        return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status < 0:  # such as for lack of memory
+            print(f"docker-registry: the check was ended by a signal: {signal.strsignal(-status)}", file=sys.stderr)
+            return CANNOT_RUN
+        return status
     status = CANNOT_RUN
     try:
         status = work()
@@ -109,7 +114,7 @@ def _run_in_child(work: Callable[[], int]) -> int:
         traceback.print_exc()
     finally:
         try:
-            sys.stdout.flush()
+            print(end="", flush=True)
         finally:
             os._exit(status)
 
