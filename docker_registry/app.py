@@ -37,7 +37,7 @@ if TYPE_CHECKING:
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 
 
-def load(config: Config) -> None:
+def import_routes(config: Config) -> None:
     """Import the routes that a configuration needs, so that workers share their memory."""
     if config.v1:
         import docker_registry.api.v1.routes  # noqa: F401

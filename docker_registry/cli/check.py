@@ -31,12 +31,12 @@ def run(chosen: argparse.Namespace) -> int:
     choose_file(chosen.config)
     launch.check_environment(os.environ)
     launch.check_address(os.environ, may_be_in_use=True)
-    uid, gid = launch.owner(os.environ)
+    uid, gid = launch.worker_ids(os.environ)
     config = load_config()
     folder = services.storage_folder(config)
     if folder is not None:
         launch.create_store_folder(folder, uid, gid)
-    launch.become(uid, gid)
+    launch.switch_user(uid, gid)
     summary = check(config)
     print(json.dumps(asdict(summary)) if chosen.json else "\n".join(summary.lines()))
     return 0

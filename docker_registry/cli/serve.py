@@ -34,23 +34,23 @@ def run(arguments: argparse.Namespace) -> int:
     launch.check_address(os.environ)
     gc.disable()  # imported modules never become garbage, so collection during import is wasted time
     try:
-        launch.load()
+        launch.import_modules()
 
         # Import before the workers are forked, so that they share the memory.
         from docker_registry import app, services
 
         config = load_config()
-        services.load(config)
-        app.load(config)
+        services.import_modules(config)
+        app.import_routes(config)
     finally:
         gc.enable()
-    uid, gid = launch.owner(os.environ)
+    uid, gid = launch.worker_ids(os.environ)
     folder = services.storage_folder(config)
     if folder is not None:
         launch.create_store_folder(folder, uid, gid)
 
     def check_as_worker(config: Config) -> int:
-        launch.become(uid, gid)  # files that the check creates in the store must belong to the workers
+        launch.switch_user(uid, gid)  # files that the check creates in the store must belong to the workers
         summary = check(config)
         with suppress(OSError):  # such as a full disk or a closed pipe: only the summary is lost
             for line in summary.lines():
@@ -59,14 +59,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     # Check in a child process: no connection or thread may exist when gunicorn forks its workers.
     status = _run_in_child(lambda: check_as_worker(config))
-    requires_certificates = config.tls.client_ca is not None and config.tls.client_certificates == "required"
-    is_open = not services.has_access_control(config) and not requires_certificates
-    if is_open and not launch.is_loopback(os.environ):
-        warning = (
-            f"docker-registry: warning: anyone who reaches {launch.listening_at(os.environ)} may pull, push, overwrite "
-            "and delete, since neither auth.htpasswd nor auth.rules is set"
-        )
-        print(log_line(warning, config.log_format, logging.WARNING), file=sys.stderr, flush=True)
+    _warn_if_open(config)
     if status:
         return status
     metrics_folder = make_folder(uid, gid)
@@ -81,6 +74,21 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         if os.getpid() == master:  # workers are forks of this process and return here as well
             shutil.rmtree(metrics_folder, ignore_errors=True)
+
+
+def _warn_if_open(config: Config) -> None:
+    """Warn if all clients may do everything and the address is not limited to this machine."""
+    from docker_registry import services
+    from docker_registry.server import launch
+
+    requires_certificates = config.tls.client_ca is not None and config.tls.client_certificates == "required"
+    if services.has_access_control(config) or requires_certificates or launch.is_loopback(os.environ):
+        return
+    warning = (
+        f"docker-registry: warning: anyone who reaches {launch.listening_at(os.environ)} may pull, push, overwrite "
+        "and delete, since neither auth.htpasswd nor auth.rules is set"
+    )
+    print(log_line(warning, config.log_format, logging.WARNING), file=sys.stderr, flush=True)
 
 
 def _log_settings() -> LogSettings:

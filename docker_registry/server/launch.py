@@ -76,7 +76,7 @@ def is_loopback(environ: Mapping[str, str]) -> bool:
         return host == "localhost"
 
 
-def owner(environ: Mapping[str, str]) -> tuple[int, int]:
+def worker_ids(environ: Mapping[str, str]) -> tuple[int, int]:
     """
     Return the user id and group id that workers run as (``GUNICORN_USER``, ``GUNICORN_GROUP``).
 
@@ -96,7 +96,7 @@ def owner(environ: Mapping[str, str]) -> tuple[int, int]:
     return uid, gid
 
 
-def become(uid: int, gid: int) -> None:
+def switch_user(uid: int, gid: int) -> None:
     """
     Switch this process to the user and group that workers run as, the way gunicorn does.
 
@@ -189,7 +189,7 @@ def check_address(environ: Mapping[str, str], *, may_be_in_use: bool = False) ->
         raise ConfigError(f"{host} port {port} cannot be opened for listening: {error.strerror}.") from None
 
 
-def load() -> None:
+def import_modules() -> None:
     """
     Import the modules that workers need before they are forked.
 

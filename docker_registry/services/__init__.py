@@ -2,7 +2,7 @@
 
 from docker_registry.services.access import has_access_control, open_privileged_key, open_tokens
 from docker_registry.services.reporting import error_reporters
-from docker_registry.services.services import Services, build, load
+from docker_registry.services.services import Services, build, import_modules
 from docker_registry.services.store import open_diff_queue, open_driver, open_store, search_database, storage_folder
 
 __all__ = [
@@ -10,7 +10,7 @@ __all__ = [
     "build",
     "error_reporters",
     "has_access_control",
-    "load",
+    "import_modules",
     "open_diff_queue",
     "open_driver",
     "open_privileged_key",

@@ -162,7 +162,7 @@ class Services:
         self._opened.close()
 
 
-def load(config: Config) -> None:
+def import_modules(config: Config) -> None:
     """
     Import the modules that a configuration needs, without opening anything.
 

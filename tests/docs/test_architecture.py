@@ -986,7 +986,7 @@ class TestARegistryWithoutApiV1:
             "from docker_registry.config.schema import Config; "
             "from docker_registry.drivers.memory import MemoryDriver; "
             "config = Config(storage='memory', v1=False); "
-            "services.load(config); app.load(config); "
+            "services.import_modules(config); app.import_routes(config); "
             "client = app.create_app(services.build(config)).test_client(); "
             "assert client.get('/v2/').status_code == 200; "
             "assert client.get('/v1/_ping').status_code == 404; "

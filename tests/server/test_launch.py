@@ -122,7 +122,7 @@ def witness(event, arguments):
 
 seen = set()
 sys.addaudithook(witness)
-launch.load()
+launch.import_modules()
 import docker_registry.app
 assert {"flask", "gunicorn.workers.ggevent"} <= seen, seen
 """

@@ -241,7 +241,7 @@ def _import_commands() -> None:
     from docker_registry.cli.command import load_config
     from docker_registry.server import launch  # noqa: F401
 
-    services.load(load_config())
+    services.import_modules(load_config())
     gc.enable()
 
 
@@ -254,13 +254,13 @@ def _import_server() -> None:
 
     # A server checks its address before gevent patches the module; afterwards that would create a hub.
     launch.socket = SimpleNamespace(**vars(socket))
-    launch.load()
+    launch.import_modules()
     from docker_registry import app, housekeeping, services  # noqa: F401
     from docker_registry.cli.command import load_config
 
     config = load_config()
-    services.load(config)
-    app.load(config)
+    services.import_modules(config)
+    app.import_routes(config)
     compile_builders_on_use()
     gc.enable()
 
