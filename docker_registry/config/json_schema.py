@@ -55,7 +55,7 @@ def json_schema(driver_settings: Iterable[Setting], *, is_complete: bool) -> Sch
     """
     flavor: Schema = {"type": ["object", "null"], "properties": {}, "additionalProperties": not is_complete}
     for name in sorted({*legacy.RETIRED, *legacy.DRIVER_SETTINGS}):
-        _add(flavor, name, {"description": "Ignored; a setting of earlier versions.", "deprecated": True})
+        _add(flavor, name, {"description": "Ignored, a setting of earlier versions.", "deprecated": True})
     for setting in (*driver_settings, *settings_of(Config)):
         _add(flavor, setting.name, _value(setting))
     return {
@@ -103,7 +103,7 @@ def _forms(setting: Setting) -> list[Schema]:
         return [{"type": "object", "additionalProperties": _TEXT}]
     if setting.type is list:
         item = _choices(setting.choices) if setting.choices else [_TEXT]
-        return [{"type": "array", "items": {"anyOf": [*item, _VARIABLE, _UNSET]}}, {"type": "string"}]
+        return [{"type": "array", "items": {"anyOf": [*item, _VARIABLE, _UNSET]}}, _TEXT]  # items separated by commas
     if setting.type is bool:
         return [{"type": "boolean"}, {"enum": [0, 1]}, {"type": "string", "pattern": _BOOLEAN}]
     if setting.type in (int, float):

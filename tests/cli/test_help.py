@@ -107,7 +107,7 @@ class TestTheSchema:
     def test_accepts_every_way_to_write_a_value(self, validator):
         flavor = {"upload_ttl": "7d", "max_manifest_bytes": "4MiB", "v1": "no", "trusted_proxies": "::1, 10.0.0.0/8"}
         validator.validate({"dev": {**flavor, "loglevel": "_env:LEVEL:debug", "boto_debug": True, "cache": None}})
-        validator.validate({"dev": {"loglevel": "INFO", "tls": {"minimum_version": 1.2}}})
+        validator.validate({"dev": {"loglevel": "INFO", "tls": {"minimum_version": 1.2}, "immutable_tags": 1.0}})
 
     @pytest.mark.parametrize(
         "flavor",
