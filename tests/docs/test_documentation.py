@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
@@ -18,7 +19,8 @@ from docker_registry.server.launch import NUMBERS
 from docker_registry.services import build
 from docker_registry.settings import settings_of
 from tests.support.clients.programs import require
-from tests.support.processes import children, find, free_port, listens, running
+from tests.support.processes import children, find, free_port, running
+from tests.support.timing import PATIENCE_SECONDS
 
 ROOT = Path(__file__).parent.parent.parent
 README = (ROOT / "README.md").read_text()
@@ -108,8 +110,16 @@ class TestTheSamples:
         config = tmp_path / "supervisord.conf"
         config.write_text(f"[supervisord]\nlogfile={tmp_path}/supervisord.log\npidfile={tmp_path}/pid\n{sample}")
         environment = {"REGISTRY_HOST": "127.0.0.1", "REGISTRY_PORT": str(port), "GUNICORN_WORKERS": "1"}
-        with running(
-            [supervisord, "-n", "-c", str(config)], tmp_path / "log", lambda: listens(port), environment
-        ) as process:
+
+        def answers():
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/v2/", timeout=60).close()
+            except OSError:
+                return False
+            return True
+
+        with running([supervisord, "-n", "-c", str(config)], tmp_path / "log", answers, environment) as process:
             assert 1 == len(children(process.pid))
+            process.terminate()
+            process.wait(PATIENCE_SECONDS)
         assert "stopped: docker-registry (exit status 0)" in (tmp_path / "supervisord.log").read_text()

@@ -30,7 +30,7 @@ from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import Client, digest_of
 from tests.support.images import make_image, push
 from tests.support.servers.registry import Server
-from tests.support.timing import wait_until
+from tests.support.timing import PATIENCE_SECONDS, wait_until
 from tests.support.v1_images import make
 
 REQUEST = b"GET / HTTP/1.1\r\nHost: x\r\n\r\n"
@@ -304,7 +304,7 @@ class Connection:
     """Sends bytes and receives complete responses."""
 
     def __init__(self, server):
-        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=20)
+        self.socket = socket.create_connection(("127.0.0.1", server.port), timeout=PATIENCE_SECONDS)
         self._received = b""
 
     def __enter__(self):

@@ -23,13 +23,14 @@ from docker_registry.drivers.cache.circuit_breaker import (
     SOCKET_SECONDS,
     CircuitBreaker,
     Unavailable,
+    _WaitTime,
 )
 from docker_registry.drivers.cache.connection import RedisAddress, connect
 from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.memory import MemoryDriver
 from tests.support.servers.redis import PASSWORD, own_redis, sentinel
-from tests.support.timing import quickest, wait_until
+from tests.support.timing import PATIENCE_SECONDS, quickest, wait_until
 
 PATH = "repositories/a/tag"
 
@@ -70,7 +71,9 @@ def host(store):
         redis = connect(address, "cache_lru", timeout_seconds=SOCKET_SECONDS)
         connected.append(redis)
         circuit = CircuitBreaker(redis, str(address), pause_seconds=PAUSE_SECONDS)
-        return CachedDriver(store, LeasedCache(redis, circuit, lambda: identity))
+        driver = CachedDriver(store, LeasedCache(redis, circuit, lambda: identity))
+        set_limits(driver, PATIENCE_SECONDS, PATIENCE_SECONDS)
+        return driver
 
     yield make
     for redis in connected:
@@ -87,6 +90,16 @@ def driver(host, server, store):
 
 def lines(caplog, level=logging.WARNING):
     return [record.getMessage() for record in caplog.records if record.levelno == level and record.name != "asyncio"]
+
+
+def set_limits(driver, wait_seconds=MAX_WAIT_SECONDS, socket_seconds=SOCKET_SECONDS):
+    """Limit how long a request waits for Redis; on a busy machine it takes longer than that without any fault."""
+    circuit = driver.cache._circuit
+    circuit._wait_time = _WaitTime(wait_seconds)
+    pool = circuit._redis.connection_pool
+    pool.connection_kwargs.update(socket_timeout=socket_seconds, socket_connect_timeout=socket_seconds)
+    pool.disconnect()
+    pool.reset()  # a connection keeps the limits that it was made with
 
 
 def request(driver):
@@ -133,6 +146,8 @@ class TestFailingRedis:
         assert is_cached(driver, store)
         begin, end, reason = TROUBLES[trouble]
         begin(server)
+        if trouble == "frozen":
+            set_limits(driver)
         durations = [request(driver)]
         for _ in range(3):
             time.sleep(PAUSE_SECONDS)
@@ -143,6 +158,7 @@ class TestFailingRedis:
         (warning,) = lines(caplog)
         assert f"Redis at 127.0.0.1:{server.port} is unavailable: it {reason}" in warning
         end(server)
+        set_limits(driver, PATIENCE_SECONDS, PATIENCE_SECONDS)
         wait_until(lambda: is_cached(driver, store))
         assert [f"Redis at 127.0.0.1:{server.port} is available again"] == lines(caplog, logging.INFO)
         assert 1 == len(lines(caplog))
@@ -151,6 +167,7 @@ class TestFailingRedis:
     def test_is_not_asked_during_the_pause(self, server, driver):
         driver.cache._circuit._pause_seconds = 60
         server.freeze()
+        set_limits(driver)
         request(driver)
         assert quickest(lambda: request(driver)) < MAX_WAIT_SECONDS
         server.thaw()
@@ -158,6 +175,7 @@ class TestFailingRedis:
     def test_does_not_count_as_recovered_by_a_late_answer(self, driver, caplog):
         caplog.set_level(logging.INFO)
         circuit = driver.cache._circuit
+        circuit._pause_seconds = 60
         circuit.call(lambda _: circuit._open("a test"))
         assert [] == lines(caplog, logging.INFO)
         with pytest.raises(Unavailable):
@@ -190,7 +208,9 @@ class TestANetworkThatDropsPackets:
                 waiting = stack.enter_context(socket.socket())
                 waiting.setblocking(False)
                 waiting.connect_ex(silent.getsockname())
-            assert request(host(silent.getsockname()[1])) < MAX_WAIT_SECONDS + SLACK_SECONDS
+            driver = host(silent.getsockname()[1])
+            set_limits(driver)
+            assert request(driver) < MAX_WAIT_SECONDS + SLACK_SECONDS
         assert 1 == len(lines(caplog))
 
 
@@ -222,6 +242,7 @@ class TestSlowRedis:
         store.put_content(PATH, b"content")
         assert is_cached(driver, store)
         dawdling.seconds = 0.03
+        set_limits(driver)
         for _ in range(3):
             assert request(driver) < MAX_WAIT_SECONDS + SLACK_SECONDS
         (warning,) = lines(caplog)
@@ -264,6 +285,7 @@ class TestAFailedMaster:
             redis = connect(place, "cache_lru", timeout_seconds=SOCKET_SECONDS)
             circuit = CircuitBreaker(redis, str(place), pause_seconds=PAUSE_SECONDS)
             driver = CachedDriver(store, LeasedCache(redis, circuit, lambda: "store"))
+            set_limits(driver, PATIENCE_SECONDS, PATIENCE_SECONDS)
             assert is_cached(driver, store)
             master.kill()
             assert not is_cached(driver, store)
