@@ -36,10 +36,11 @@ ROOT = Path(__file__).parent.parent.parent.parent
 #: The interpreter and imported libraries read variables with these prefixes only once.
 _READ_ONCE = ("PYTHON", "GEVENT", "LD_", "MALLOC", "PORT", "WEB_CONCURRENCY", "FORWARDED_ALLOW_IPS", "SENDFILE")
 
-#: A flavor of the sample, named as its driver, and Redis.
-_LIBRARIES = {"redis", "s3"}
+#: Flavors of the sample, named as their drivers, and Redis.
+_LIBRARIES = {"azureblob", "gcs", "glance", "redis", "s3", "swift"}
 
 _MESSAGE_BYTES = 200_000
+_TICK_SECONDS = 0.2
 _PR_SET_PDEATHSIG = 1
 _PROGRAM = "import sys; from tests.support.servers.template import serve; sys.exit(serve(*sys.argv[1:]))"
 
@@ -262,7 +263,18 @@ def _import_server() -> None:
     services.import_modules(config)
     app.import_routes(config)
     compile_builders_on_use()
+    _stop_quickly()
     gc.enable()
+
+
+def _stop_quickly() -> None:
+    """Let workers see a signal after a fifth of the second that gunicorn sleeps; the tests stop hundreds of servers."""
+    import gevent
+    from gunicorn.workers import ggevent
+
+    ggevent.gevent = SimpleNamespace(
+        **{**vars(gevent), "sleep": lambda seconds=0: gevent.sleep(min(seconds, _TICK_SECONDS))}
+    )
 
 
 def _import_for(environment: Mapping[str, str], imported: set[str]) -> None:
