@@ -86,10 +86,9 @@ class TestAnUpload:
             driver.stream_write("a", blocks())
         assert (0, False) == (gcs.uploads(), driver.exists("a"))
 
-    @pytest.mark.parametrize("seed", range(3))
-    def test_resumes_on_an_unreliable_network(self, options, gcs, monkeypatch, large, seed):
+    def test_resumes_on_an_unreliable_network(self, options, gcs, monkeypatch, large):
         monkeypatch.setattr("time.sleep", lambda _: None)
-        with FaultProxy(gcs.port, seed=seed) as proxy:
+        with FaultProxy(gcs.port) as proxy:
             monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"127.0.0.1:{proxy.port}")
             driver = GcsDriver(**options)
             written = 0
