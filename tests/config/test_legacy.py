@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from importlib import metadata
 from pathlib import Path
 
@@ -42,6 +43,7 @@ TESTS = {
 }
 
 
+@functools.cache
 def table():
     """The table of the documentation, of all drivers that come with the registry."""
     names = [entry.name for entry in metadata.entry_points(group="docker_registry.drivers")]
