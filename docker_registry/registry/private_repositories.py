@@ -15,7 +15,7 @@ import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
-from docker_registry.drivers.base import StorageDriver
+from docker_registry.drivers.base import NO_FOLDER, StorageDriver
 from docker_registry.errors import NameInvalid
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.access import Action, Repository
@@ -132,6 +132,8 @@ class PrivateRepositories:
         capabilities = self._driver.capabilities
         if capabilities.folder_versions and not (may_be_cached and capabilities.pages):
             version = self._driver.folder_version(layout.PRIVATE_REPOSITORIES)
+            if version == NO_FOLDER:  # unlike other versions, it may return
+                return ()
             if version is None or version != self._listed[0]:
                 self._listed = (version, self.read_entries())
             return self._listed[1]

@@ -6,10 +6,12 @@ from dataclasses import replace
 
 import pytest
 
+from docker_registry.drivers.base import NO_FOLDER
 from docker_registry.drivers.file.driver import FileDriver
 from docker_registry.drivers.measured import MeasuredDriver, StorageTimes
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BlobUnknown
+from docker_registry.registry import layout
 from docker_registry.registry.access import Action
 from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.ingest import Content
@@ -90,6 +92,39 @@ class TestAChange:
         for is_private in (False, True, False):
             workers[0].private_images.set_private(name, private=is_private)
             assert [is_private] * 2 == [worker.private_repositories.is_private(name) for worker in workers]
+
+
+class InterruptedDriver(FileDriver):
+    """Another process works after a question for the version of the folder of private repositories."""
+
+    def at_end_of_question(self):
+        """Do nothing."""
+
+    def folder_version(self, path):
+        version = super().folder_version(path)
+        if path == layout.PRIVATE_REPOSITORIES:
+            self.at_end_of_question()
+        return version
+
+
+class TestAChangeBetweenTwoLooks:
+    def test_that_is_undone_is_forgotten(self, tmp_path):
+        driver, name = InterruptedDriver(tmp_path), ImageRepositoryName("acme", "web")
+        here, there = Registry(driver), Registry(FileDriver(tmp_path))
+        there.private_images.set_private(name, private=True)
+        assert here.private_repositories.is_private(name)
+        there.private_images.set_private(name, private=False)
+
+        def make_private():
+            del driver.at_end_of_question
+            there.private_images.set_private(name, private=True)
+
+        assert NO_FOLDER == driver.folder_version(layout.PRIVATE_REPOSITORIES)
+        driver.at_end_of_question = make_private
+        here.private_repositories.names()
+        there.private_images.set_private(name, private=False)
+        assert NO_FOLDER == driver.folder_version(layout.PRIVATE_REPOSITORIES)
+        assert not here.private_repositories.is_private(name)
 
 
 class ObjectStore(MemoryDriver):
