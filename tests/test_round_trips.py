@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import secrets
 from collections import Counter
+from functools import partial
 
 import pytest
 
@@ -207,8 +208,8 @@ def pushing(store, driver=None):
     app = create_app(services).test_client()
     assert 201 == app.post(f"/v2/a/b/blobs/uploads/?digest={digest_of(CONFIG)}", data=CONFIG).status_code
 
-    def push(number):
-        payload = encoded({**json.loads(MANIFEST), "annotations": {"number": number}})
+    def push(number, **fields):
+        payload = encoded({**json.loads(MANIFEST), "annotations": {"number": number}, **fields})
         store.trips.clear()
         assert 201 == app.put("/v2/a/b/manifests/pushed", data=payload, content_type=OCI_MANIFEST).status_code
         return dict(store.trips)
@@ -233,6 +234,14 @@ class TestAManifestThatIsPushed:
         assert expected == push("1"), "the tag alone"
 
 
+def cached(store, redis_server):
+    """Put a cache of its own in front of a store."""
+    address = RedisAddress(host="127.0.0.1", port=redis_server.port, password=PASSWORD)
+    redis, identity = connect(address, "cache_lru", timeout_seconds=5), secrets.token_hex(8)
+    breaker = CircuitBreaker(redis, "the test", max_wait_seconds=60)
+    return CachedDriver(store, LeasedCache(redis, breaker, lambda: identity))
+
+
 class TestAManifestThatIsPushedToAnObjectStore:
     def test_is_created_without_being_read(self):
         push = pushing(ObjectStore())
@@ -240,12 +249,33 @@ class TestAManifestThatIsPushedToAnObjectStore:
 
     def test_is_written_with_a_cache_and_nothing_else(self, redis_server):
         store = ObjectStore()
-        redis = connect(
-            RedisAddress(host="127.0.0.1", port=redis_server.port, password=PASSWORD), "cache_lru", timeout_seconds=5
-        )
-        identity = secrets.token_hex(8)
-        cache = LeasedCache(redis, CircuitBreaker(redis, "the test", max_wait_seconds=60), lambda: identity)
-        assert {"put_content": 4} == pushing(store, CachedDriver(store, cache))("1")
+        assert {"put_content": 4} == pushing(store, cached(store, redis_server))("1")
+
+    def test_that_refers_to_another_is_written_once(self):
+        subject = {"mediaType": OCI_MANIFEST, "digest": digest_of(MANIFEST), "size": len(MANIFEST)}
+        assert {"stat": 5, "put_content": 5} == pushing(ObjectStore())("1", subject=subject)
+
+    def test_that_is_refused_leaves_the_cache_as_it_is(self, redis_server):
+        store = ObjectStore()
+        app = create_app(build(Config(storage="memory", search_backend=""), cached(store, redis_server))).test_client()
+        put = partial(app.put, "/v2/a/b/manifests/t", content_type=OCI_MANIFEST)
+        assert 201 == app.post(f"/v2/a/b/blobs/uploads/?digest={digest_of(CONFIG)}", data=CONFIG).status_code
+        assert 201 == put(data=MANIFEST).status_code
+
+        def costs():
+            store.trips.clear()
+            for path in ("/v2/a/b/manifests/t", "/v2/a/b/tags/list"):
+                assert 200 == app.get(path, headers={"Accept": OCI_MANIFEST}).status_code
+            return dict(store.trips)
+
+        for _ in range(3):
+            costs()
+        layer = {"mediaType": "application/octet-stream", "digest": digest_of(b"none"), "size": 4}
+        assert 404 == put(data=encoded({**json.loads(MANIFEST), "layers": [layer]})).status_code
+        assert {} == costs()
+        other = encoded({**json.loads(MANIFEST), "annotations": {"a": "b"}})
+        assert 412 == put(data=other, headers={"If-None-Match": "*"}).status_code
+        assert {} == costs()
 
 
 class TestASmallBlobThatIsPushedToAnObjectStore:

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from functools import partial
 from typing import Final
 
 from docker_registry.concurrency import run_concurrently
-from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import BlobUnknown, PathNotFound, UpstreamUnavailable
+from docker_registry.drivers.base import ABSENT, StorageDriver
+from docker_registry.errors import BlobUnknown, PathNotFound, PreconditionFailed, UpstreamUnavailable
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.access import Access, hide
 from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
@@ -240,7 +241,9 @@ class Blobs:
             return
         self._driver.put_content(layout.blob_alias(digest), f"{size} {path}".encode())
 
-    def put(self, content: bytes, digest: Digest, name: RepositoryName | None = None) -> Blob:
+    def put(
+        self, content: bytes, digest: Digest, name: RepositoryName | None = None, *, detects_new: bool = False
+    ) -> Blob:
         """
         Store small content as a blob.
 
@@ -250,23 +253,29 @@ class Blobs:
             digest: the digest of *content*, computed by the caller.
             name: the repository to grant the blob to. On object stores its link is written at the same time: until the
                 bytes are there, or if they never come, the repository does not have the blob.
+            detects_new: also find out whether the blob is new on an object store, where that costs another request if
+                it is not.
         """
         if name is None or name.is_hidden:
-            return self._put(content, digest)
+            return self._put(content, digest, detects_new=detects_new)
         capabilities = self._driver.capabilities
         if not (capabilities.pages and capabilities.move_copies):
             blob = self._put(content, digest)
             self.link(name, digest)
             return blob
         written = layout.blob_data(digest), layout.layer_link(name, digest)
-        if self._driver.announce_writes(written, (layout.catalog_entry(name),)) == [None]:
+        if self._driver.announce_writes(written, (layout.catalog_entry(name),))[0] is None:
             self._repositories.enter(name)
         stored: Blob
         stored, _ = run_concurrently(partial(self._put, content, digest), partial(self._write_link, name, digest))
         return stored
 
-    def _put(self, content: bytes, digest: Digest) -> Blob:
+    def _put(self, content: bytes, digest: Digest, *, detects_new: bool = False) -> Blob:
         target = layout.blob_data(digest)
+        if detects_new and self._driver.capabilities.pages and self._driver.capabilities.if_match:
+            with suppress(PreconditionFailed):
+                self._driver.put_content(target, content, if_match=ABSENT)
+                return Blob(digest, len(content), target, is_new=True)
         if self._driver.capabilities.pages:  # looking for it takes as long as writing it, whatever is there
             self._driver.put_content(target, content)
             return Blob(digest, len(content), target)

@@ -143,12 +143,15 @@ class ManifestPushes:
         digest = self._digest(name, reference, payload, condition)
         document = manifest_payload.read(payload, content_type, self._json_budget.pace)
         tags = (reference, *tags) if isinstance(reference, Tag) else tuple(tags)
-        missing, complete, is_in_catalog = self._check_references(name, document, self._written(name, digest, tags))
         tag_condition = condition if isinstance(reference, Tag) else None
+        may_be_refused = guard is not None or self._depend_on_targets(name, tags, tag_condition)
+        paths_to_write = self._paths_to_write(name, digest, tags)
+        announced = () if may_be_refused else paths_to_write
+        missing, complete, is_in_catalog = self._check_references(name, document, announced)
         conditions = {tag: self._guarded(guard, name, tag, digest, tag_condition, actor.principal) for tag in tags}
         self._check_tags(name, conditions, digest, actor.principal)
-        if name.is_hidden:  # the same error as in a repository that has none of the blobs
-            raise ManifestBlobUnknown(name=str(name), digests=[])
+        if may_be_refused:  # announced only now: a refused push invalidates nothing
+            self._driver.announce_writes(paths_to_write)
         descriptor = Descriptor(document.media_type, digest, len(payload))
         is_first = not complete and not self._driver.exists(layout.manifests(name))
         while True:
@@ -193,7 +196,7 @@ class ManifestPushes:
         Returns:
             Whether the payload is known to be new in the store, and the tag changes to apply after the link is written.
         """
-        put = partial(self._blobs.put, payload, descriptor.digest)
+        put = partial(self._blobs.put, payload, descriptor.digest, detects_new=document.subject is not None)
         refer = partial(self._refer, name, descriptor, document)
         prepare = [
             partial(
@@ -210,8 +213,8 @@ class ManifestPushes:
         ]
         if self._driver.capabilities.pages:  # looking for a back-reference takes as long as writing it
             refers = [refer] if document.subject else []
-            _, *done = run_concurrently(put, *(partial(each, is_new=True) for each in prepare), *refers)
-            return False, done[: len(prepare)]
+            blob, *done = run_concurrently(put, *(partial(each, is_new=True) for each in prepare), *refers)
+            return blob.is_new, done[: len(prepare)]
         is_new = put().is_new
         refer()
         return is_new, [each(is_new=is_new) for each in prepare]
@@ -308,22 +311,28 @@ class ManifestPushes:
     def _check_tags(
         self, name: RepositoryName, tags: Mapping[Tag, Condition | None], digest: Digest, principal: Principal
     ) -> None:
-        """Raise the error that setting the tags would raise now, before anything is written."""
+        """Raise the error of setting the tags now, or of a hidden repository, before anything is written."""
         for tag, condition in tags.items():
             self._tags.changes.check(name, tag, digest, condition, principal=principal)
         short = self._repositories.find_short(name)
         if short is not None:  # a push to `library/foo` hides the tags of `foo` under that name
             for tag in tags:
                 self._tags.changes.check(short, tag, digest, principal=principal)
+        if name.is_hidden:  # the same error as in a repository that has none of the blobs
+            raise ManifestBlobUnknown(name=str(name), digests=[])
+
+    def _depend_on_targets(self, name: RepositoryName, tags: Sequence[Tag], condition: Condition | None) -> bool:
+        """Return whether the current target of a tag decides if the push is accepted."""
+        return any(self._tags.changes.depends_on_target(name, tag, condition) for tag in tags)
 
     def _check_references(
-        self, name: RepositoryName, document: Payload, written: Sequence[str]
+        self, name: RepositoryName, document: Payload, announced: Sequence[str]
     ) -> tuple[tuple[Digest, ...], bool, bool]:
         """
         Check that the repository has the content that a manifest references.
 
         Args:
-            written: storage paths to write afterwards.
+            announced: storage paths that the push writes if no content is missing.
 
         Returns:
             The missing children of an index, always empty if ``check_index_children`` is set; whether the
@@ -337,7 +346,7 @@ class ManifestPushes:
         # Checking for a file is faster than checking whether a directory has any file.
         files = layout.back_references_complete(name), layout.catalog_entry(name)
         missing, (complete, is_in_catalog) = self._blobs.missing_and_files(
-            name, digests, files, pace, announced=written
+            name, digests, files, pace, announced=announced
         )
         children: list[Digest] = []
         if document.manifests:
@@ -352,7 +361,7 @@ class ManifestPushes:
             )
         return tuple(children), complete, is_in_catalog
 
-    def _written(self, name: RepositoryName, digest: Digest, tags: Sequence[Tag]) -> Sequence[str]:
+    def _paths_to_write(self, name: RepositoryName, digest: Digest, tags: Sequence[Tag]) -> Sequence[str]:
         """Return the storage paths that a push writes, each with a request of its own; none if they are one batch."""
         if not self._driver.capabilities.pages:
             return ()

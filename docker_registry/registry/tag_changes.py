@@ -111,7 +111,7 @@ class TagChanges:
         principal: Principal = ANONYMOUS,
     ) -> None:
         """Raise the error that :meth:`prepare` would raise now, without changing anything."""
-        if self._depends_on_target(name, tag, condition):
+        if self.depends_on_target(name, tag, condition):
             self._checked(name, tag, digest, condition, principal)
 
     def prepare(
@@ -144,7 +144,7 @@ class TagChanges:
         """
         check = partial(self._checked, name, tag, digest, condition, principal)
         refer = partial(self._back_references.put, name, tag, digest, is_new=is_new, are_complete=has_back_references)
-        if not needs_previous and not self._depends_on_target(name, tag, condition):
+        if not needs_previous and not self.depends_on_target(name, tag, condition):
             refer()
             return TagChange(name, tag, digest)
         if self._driver.capabilities.pages and is_new:  # each is one request; a back-reference too many is ignored
@@ -213,7 +213,7 @@ class TagChanges:
             raise
         return version
 
-    def _depends_on_target(self, name: RepositoryName, tag: Tag, condition: Condition | None) -> bool:
+    def depends_on_target(self, name: RepositoryName, tag: Tag, condition: Condition | None) -> bool:
         """Return whether the current target decides if a tag may be set."""
         return condition is not None or self._immutable.covers(name.value, tag.value)
 

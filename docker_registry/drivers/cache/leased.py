@@ -141,11 +141,12 @@ class LeasedCache:
 
         Args:
             further: pairs of fact and path.
-            needed: other paths, about which the fact is looked up with the same request to Redis.
+            needed: other paths, about which the fact is looked up with the same request to Redis. If it is unknown
+                about one of them, no change begins.
 
         Returns:
-            The lease for :meth:`settle`, the same for all paths; None if Redis is unavailable. Then the invalidation
-            remains pending. And the results of :meth:`look_up` for the needed paths.
+            The lease for :meth:`settle`, the same for all paths, and the results of :meth:`look_up` for the needed
+            paths. The lease is None if no change began or if Redis is unavailable; then the invalidation is pending.
         """
         prefix = self._prefix()
         if prefix is None or not (paths or needed):
@@ -165,9 +166,9 @@ class LeasedCache:
         )
         if answer is None:
             return None, [Lookup() for _ in needed]
-        *found, told = answer
+        *found, is_renewed, told = answer
         current = dict(zip(keys.generations, told.split(b" "), strict=True))
-        return token.encode(), [
+        return token.encode() if is_renewed == b"1" else None, [
             self._lookup(value, entry, {key: current[key] for key in above})
             for value, entry, above in zip(found, keys.entries[:count], keys.above[:count], strict=True)
         ]

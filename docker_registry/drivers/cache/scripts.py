@@ -14,8 +14,9 @@ from typing import Final
 
 #: KEYS: generations, entries to look up, entries to replace by a lease, entries to remove; ARGV: a new token, the
 #: lifetime of a new lease in milliseconds, the numbers of the generations and of the first two kinds of entries, then
-#: for each of these entries the positions of its generations, separated by spaces. Returns for each entry to look up
-#: ``V`` and the value or ``L`` and the lease; then the generations, separated by spaces.
+#: for each of these entries the positions of its generations, separated by spaces. Entries are replaced and removed
+#: only if all that are looked up have a value. Returns for each entry to look up ``V`` and the value or ``L`` and the
+#: lease; then 1 if the others were replaced and removed, else 0; then the generations, separated by spaces.
 LOOK_UP: Final = """
 local function get(key)  -- false also for a key of another type, which is not ours and is replaced
   local value = redis.pcall('GET', key)
@@ -24,36 +25,47 @@ end
 local count = tonumber(ARGV[3])
 local looked_up = count + tonumber(ARGV[4])
 local leased = looked_up + tonumber(ARGV[5])
-for i = looked_up + 1, #KEYS do  -- first: a Redis that is out of memory refuses only what follows
-  redis.call('DEL', KEYS[i])
-end
 local generations = {}
 for i = 1, count do
   local generation = get(KEYS[i])
-  if not generation or not string.match(generation, '^%x+$') then
-    generation = ARGV[1]
-    redis.call('SET', KEYS[i], generation)
-  end
-  generations[i] = generation
+  generations[i] = generation and string.match(generation, '^%x+$')
 end
-local answer = {}
-for i = count + 1, leased do
+local function stamp_of(i)
   local stamp = {}
   for position in string.gmatch(ARGV[5 + i - count], '%d+') do
-    stamp[#stamp + 1] = generations[tonumber(position)]
+    local generation = generations[tonumber(position)]
+    if not generation then
+      return nil
+    end
+    stamp[#stamp + 1] = generation
   end
-  stamp = redis.sha1hex(table.concat(stamp, ' '))
-  local found = i <= looked_up and get(KEYS[i])
-  if found and string.sub(found, 1, 40) == stamp then
-    found = string.sub(found, 41)
-  else
-    found = 'L' .. ARGV[1]
-    redis.call('SET', KEYS[i], stamp .. found, 'PX', ARGV[2])
-  end
-  if i <= looked_up then
-    answer[#answer + 1] = found
+  return redis.sha1hex(table.concat(stamp, ' '))
+end
+local answer, is_known = {}, true
+for i = count + 1, looked_up do
+  local stamp, found = stamp_of(i), get(KEYS[i])
+  local entry = stamp and found and string.sub(found, 1, 40) == stamp and string.sub(found, 41)
+  answer[i - count] = entry or false
+  is_known = is_known and entry and string.sub(entry, 1, 1) == 'V'
+end
+for i = looked_up + 1, is_known and #KEYS or 0 do  -- first: a Redis that is out of memory refuses only what follows
+  redis.call('DEL', KEYS[i])
+end
+for i = 1, count do
+  if not generations[i] then
+    generations[i] = ARGV[1]
+    redis.call('SET', KEYS[i], ARGV[1])
   end
 end
+for i = count + 1, is_known and leased or looked_up do
+  if i > looked_up or not answer[i - count] then
+    redis.call('SET', KEYS[i], stamp_of(i) .. 'L' .. ARGV[1], 'PX', ARGV[2])
+  end
+  if i <= looked_up then
+    answer[i - count] = answer[i - count] or 'L' .. ARGV[1]
+  end
+end
+answer[#answer + 1] = is_known and '1' or '0'
 answer[#answer + 1] = table.concat(generations, ' ')
 return answer
 """

@@ -44,6 +44,7 @@ class Folders:
             assert not driver.has_file(path)
         assert (b"content", 7, True) == (driver.find("a/b"), driver.find_size("a/b"), driver.has_file("a/b"))
         assert ([7, None, 7], []) == (driver.find_sizes(["a/b", "x", "a/b"]), driver.find_sizes([]))
+        assert ([7, None], []) == (driver.announce_writes(["new"], ["a/b", "x"]), driver.announce_writes(["new"]))
         assert driver.get_versioned("a/b") == driver.find_versioned("a/b")
 
     def test_a_path_is_discarded_once(self, driver: StorageDriver) -> None:
