@@ -146,11 +146,15 @@ def run_concurrently(*calls: Callable[[], Any]) -> list[Any]:
     def work() -> None:
         for outcome, call in waiting:
             copy_context().run(outcome.work_out, call, ())
-            outcome.raise_interruption()
+            if outcome.is_interrupted:
+                return
 
     others = [gevent.spawn(copy_context().run, work) for _ in calls[1:MAX_CONCURRENT]]
     try:
         work()
+        for outcome in outcomes:
+            if outcome.is_interrupted:
+                outcome.result()
         for other in others:
             other.join()
     except BaseException:
@@ -296,9 +300,10 @@ class _Outcome(Generic[Result]):
         except BaseException as error:  # noqa: BLE001 - it is raised again where the result is awaited
             self._error = error
 
-    def raise_interruption(self) -> None:
-        if self._error is not None and not isinstance(self._error, Exception):
-            raise self._error
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether the call ended with an exception that ends its greenlet, such as a timeout."""
+        return self._error is not None and not isinstance(self._error, Exception)
 
     def result(self) -> Result:
         if self._error is not None:
