@@ -80,11 +80,11 @@ class WatchedFile(Generic[Content]):
                 content = file.read(MAX_BYTES + 1)
         except OSError as error:
             raise ConfigError(f"{self.path} cannot be read: {error.strerror}") from None
-        if len(content) > MAX_BYTES:
-            raise ConfigError(f"{self.path} is larger than {MAX_BYTES // 1024**2} MiB")
         # Set before the content is parsed, so that a version that cannot be used is read once, not by every request. A
         # file that changed within the last tick of the clock may change again without a new signature.
         self._signature = None if dependencies.may_change_unnoticed(found) else dependencies.signature_of(found)
+        if len(content) > MAX_BYTES:
+            raise ConfigError(f"{self.path} is larger than {MAX_BYTES // 1024**2} MiB")
         if self.version == 0 or content != self._bytes:
             self._content = self._parse(content, self.path)
             self._bytes = content

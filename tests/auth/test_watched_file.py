@@ -1,11 +1,12 @@
 from docker_registry import dependencies
+from docker_registry.auth import watched_file
 from docker_registry.auth.watched_file import WatchedFile
 from docker_registry.errors import ConfigError
 from tests.support.timing import wait_until
 
 
 class TestAVersionThatCannotBeUsed:
-    def test_is_parsed_once(self, tmp_path):
+    def test_is_read_once(self, tmp_path, monkeypatch):
         path, parsed = tmp_path / "rules", []
 
         def parse(content, path):
@@ -20,6 +21,12 @@ class TestAVersionThatCannotBeUsed:
         wait_until(lambda: not dependencies.may_change_unnoticed(path.stat()))
         assert [b"good"] * 5 == [watched.get() for _ in range(5)]
         assert [b"good", b"bad"] == parsed
+        path.write_bytes(b"x" * (watched_file.MAX_BYTES + 1))
+        wait_until(lambda: not dependencies.may_change_unnoticed(path.stat()))
+        assert b"good" == watched.get()
+        monkeypatch.setattr(watched, "_load", None)
+        assert b"good" == watched.get()  # without reading it again
+        monkeypatch.undo()
         path.write_bytes(b"good")
         assert b"good" == watched.get()
         path.write_bytes(b"better")
