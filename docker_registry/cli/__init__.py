@@ -33,7 +33,7 @@ from docker_registry.cli import (
 )
 from docker_registry.cli.command import CANNOT_RUN, INCOMPLETE, Command, audit
 from docker_registry.cli.guide import GUIDES, OVERVIEW
-from docker_registry.errors import ConfigError, Invalid, RegistryError
+from docker_registry.errors import ConfigError, Invalid, NameUnknown, RegistryError
 
 #: All commands; each is a module of this package.
 COMMANDS: Final[tuple[Command, ...]] = (
@@ -108,10 +108,10 @@ def _run(command: Command, parsed: argparse.Namespace, words: Sequence[str]) -> 
     line = shlex.join(("docker-registry", *words))
     try:
         status = command.run(parsed)
-    except (ConfigError, Invalid):  # nothing was changed
+    except (ConfigError, Invalid, NameUnknown):  # nothing was changed
         raise
     except BaseException:
-        audit(f"{line} (not completed)")
+        audit(f"{line} (failed or interrupted)")
         raise
     audit(line)
     return status

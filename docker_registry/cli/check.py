@@ -109,6 +109,8 @@ def _private_visible_to(config: Config) -> str:
 
     if config.serve_private:
         return "everyone (serve_private)"
+    if not config.standalone and config.disable_token_auth:
+        return "everyone (disable_token_auth)"
     if not config.standalone:
         return "clients with a token of the Index"
     return "users whose rules allow it" if services.has_access_control(config) else "no client (serve_private)"

@@ -58,7 +58,7 @@ def run(arguments: argparse.Namespace) -> int:
         return 0
 
     # Check in a child process: no connection or thread may exist when gunicorn forks its workers.
-    status = _run_in_child(lambda: check_as_worker(config))
+    status = _check_in_child(lambda: check_as_worker(config))
     _warn_if_open(config)
     if status:
         return status
@@ -69,7 +69,7 @@ def run(arguments: argparse.Namespace) -> int:
         return launch.run(
             os.environ,
             log_settings=_log_settings,
-            can_start=lambda: _run_in_child(lambda: check_as_worker(load_config())) == 0,
+            can_start=lambda: _check_in_child(lambda: check_as_worker(load_config())) == 0,
         )
     finally:
         if os.getpid() == master:  # workers are forks of this process and return here as well
@@ -98,7 +98,7 @@ def _log_settings() -> LogSettings:
     return LogSettings(config.log_format, config.tls.certificate)
 
 
-def _run_in_child(work: Callable[[], int]) -> int:
+def _check_in_child(work: Callable[[], int]) -> int:
     """
     Run a function in a child process and return its exit status.
 

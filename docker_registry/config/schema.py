@@ -132,7 +132,7 @@ class Config:
     )
     serve_private: bool = setting(
         False,
-        "V1: serve private repositories to everyone; `false` hides them, or with users from anonymous clients.",
+        "V1: serve private repositories to everyone; with `false`, to users whose rules allow it, if there are users.",
     )
     max_unpacked_layer_bytes: int = setting(
         68719476736, "V1: largest unpacked size of a layer whose files are listed.", unit="bytes", minimum=1

@@ -176,12 +176,12 @@ class TestTheCheckBeforeAReload:
     def test_ends_its_process_and_prints_unexpected_errors(self):
         program = """
 import os, sys
-from docker_registry.cli.serve import _run_in_child
+from docker_registry.cli.serve import _check_in_child
 
 sys.stdout = None
-statuses = [_run_in_child(lambda: 1 // 0), _run_in_child(lambda: os.kill(os.getpid(), 9))]
+statuses = [_check_in_child(lambda: 1 // 0), _check_in_child(lambda: os.kill(os.getpid(), 9))]
 sys.stdout = open("/dev/full", "w")
-statuses.append(_run_in_child(lambda: print("summary") or 0))
+statuses.append(_check_in_child(lambda: print("summary") or 0))
 os.write(2, f"returned {statuses}".encode())
 """
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
@@ -217,7 +217,7 @@ class TestAChangeWithoutARequest:
             monkeypatch.setattr(sys, "stdout", broken_pipe)
             assert 1 == main(["readonly", "on", "--why", "x"])
         (line,) = audit.read_text().splitlines()
-        assert "docker-registry readonly on --why x (not completed)" == json.loads(line)["message"]
+        assert "docker-registry readonly on --why x (failed or interrupted)" == json.loads(line)["message"]
 
     def test_by_housekeeping_is_audited(self, tmp_path):
         audit = tmp_path / "audit.log"

@@ -47,8 +47,11 @@ class TestThePrivateCommand:
         assert {"cleared": ["acme/secret"]} == json.loads(capsys.readouterr().out)
 
     @pytest.mark.parametrize("name", ["acme/web", "acme/..", ""])
-    def test_rejects_a_repository_that_is_not_private(self, store, capsys, name):
+    def test_rejects_a_repository_that_is_not_private(self, store, capsys, name, tmp_path):
+        config = tmp_path / "config.yml"
+        config.write_text(config.read_text().replace("}", f", audit_log: {tmp_path / 'audit.log'}}}"))
         assert 2 == main(["private", "clear", name])
+        assert not any(path.read_text() for path in tmp_path.glob("audit.log"))
         out, err = capsys.readouterr()
         assert ("", 1) == (out, len(err.splitlines()))
         assert 3 == len(private(store))
