@@ -85,8 +85,9 @@ class TestAnUpload:
         assert all(isinstance(error, StorageUnavailable) for error in raised)
         assert driver.get_content("a") in contents
 
-    def test_is_complete_or_missing_on_an_unreliable_network(self, options, azurite, monkeypatch, large):
-        with FaultProxy(azurite.port) as proxy:
+    @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+    def test_is_complete_or_missing_on_an_unreliable_network(self, options, azurite, monkeypatch, large, seed):
+        with FaultProxy(azurite.port, seed=seed) as proxy:
             driver = AzureBlobDriver(**through(options, proxy))
             impatient(driver, monkeypatch)
             written = 0

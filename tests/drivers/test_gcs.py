@@ -86,9 +86,10 @@ class TestAnUpload:
             driver.stream_write("a", blocks())
         assert (0, False) == (gcs.uploads(), driver.exists("a"))
 
-    def test_resumes_on_an_unreliable_network(self, options, gcs, monkeypatch, large):
+    @pytest.mark.parametrize("seed", [0, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (1, 2))])
+    def test_resumes_on_an_unreliable_network(self, options, gcs, monkeypatch, large, seed):
         monkeypatch.setattr("time.sleep", lambda _: None)
-        with FaultProxy(gcs.port) as proxy:
+        with FaultProxy(gcs.port, seed=seed) as proxy:
             monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"127.0.0.1:{proxy.port}")
             driver = GcsDriver(**options)
             written = 0
