@@ -59,6 +59,8 @@ def overwrite_guard(access: Access, name: RepositoryName, tags: Sequence[Tag]) -
     """
     Return the guard of a push by the current client; None if it may move all the tags that it sets.
 
+    To be called only for a client that access control restricts (:func:`.requests.is_restricted`).
+
     The guard raises :class:`Unauthorized` or :class:`Denied` when the push would move a tag that the client may not
     overwrite.
     """
@@ -76,7 +78,11 @@ def overwrite_guard(access: Access, name: RepositoryName, tags: Sequence[Tag]) -
 def overwrite_refusal(
     access: Access, name: RepositoryName | ImageRepositoryName, tag: Tag
 ) -> Callable[[], None] | None:
-    """Return what raises the error if the current client moves a tag; None if the client may."""
+    """
+    Return what raises the error if the current client moves a tag; None if the client may.
+
+    To be called only for a client that access control restricts (:func:`.requests.is_restricted`).
+    """
     if access.policy.allows(requests.principal(), Action.OVERWRITE, name, tag):
         return None
     return lambda: check_overwrite(access, name, tag)

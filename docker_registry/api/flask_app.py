@@ -173,7 +173,7 @@ class Application(Flask):
                 reservation.release()
 
 
-class ImageResolver(Protocol):
+class ImageHider(Protocol):
     """Hides images of API V1."""
 
     def hide_unless_visible(self, image_id: ImageId, *, principal: Principal, with_ancestors: bool = False) -> ImageId:
@@ -225,7 +225,7 @@ def parse_url_values(app: Flask) -> None:
                 values[key] = _PARSERS[key](text)
 
 
-def hide_names(app: Flask, access: Access, images: ImageResolver | None) -> None:
+def hide_names(app: Flask, access: Access, images: ImageHider | None) -> None:
     """
     Replace each name or id that the client may not see by its hidden form, so that it does not exist for the view.
 

@@ -62,7 +62,7 @@ class Health:
         return found
 
     def watch(self) -> None:
-        """Probe the store for ever; the body of a greenlet."""
+        """Probe the store forever; runs in a greenlet."""
         while True:
             self.check()
             gevent.sleep(PROBE_SECONDS if self.has_started else STARTUP_PROBE_SECONDS)

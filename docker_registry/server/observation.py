@@ -142,13 +142,11 @@ class Observation:
         """Return an application that puts a :class:`RequestContext` into the environment of each request."""
 
         def observed(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
-            peer = environ.get("REMOTE_ADDR") or ""
-            forwarded = environ.get("HTTP_X_FORWARDED_FOR") or environ.get("HTTP_FORWARDED")
             environ[CONTEXT] = RequestContext(
                 self.ids.adopt(environ.get("HTTP_X_REQUEST_ID", "")),
                 trace_id(environ.get("HTTP_TRACEPARENT", "")),
                 time.perf_counter(),
-                client=self.proxies.client_of(peer, forwarded) if forwarded else peer,
+                client=self.proxies.client_in(environ),
             )
             return application(environ, start_response)
 
