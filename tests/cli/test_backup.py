@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
 
 import pytest
@@ -16,7 +18,9 @@ from docker_registry.registry import layout
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.maintenance.backup import Backup
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
-from docker_registry.registry.names import Digest, RepositoryName, Tag
+from docker_registry.registry.maintenance.restoration import Restoration
+from docker_registry.registry.names import Digest, ImageId, RepositoryName, Tag
+from docker_registry.registry.v1 import image_layout
 from tests.support import images, v1_trees
 from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import Client
@@ -128,6 +132,12 @@ def fill(url, old):
 
 
 @pytest.fixture
+def folder(tmp_path):
+    """An empty folder for a backup."""
+    return BackupFolder(tmp_path / "copy")
+
+
+@pytest.fixture
 def server(store):
     with Server(store) as server:
         yield server
@@ -143,6 +153,7 @@ class TestABackupDuringPushes:
         run(server.store, "backup", str(tmp_path / "copy"))
         document = json.loads(run(tmp_path / "restored", "restore-backup", str(tmp_path / "copy"), "--json"))
         assert [] == document["damaged"]
+        assert len(list(BackupFolder(tmp_path / "copy").walk())) == document["files"]
         for store in (tmp_path / "restored", tmp_path / "copy"):
             with Server(store) as copy, Client(copy.url) as client, Client(server.url) as original:
                 assert_whole(copy.url, old)
@@ -211,6 +222,17 @@ class TestABackup:
         assert "not complete" in run(tmp_path / "restored", "restore-backup", str(tmp_path / "copy"), status=2)
         assert "does not exist" in run(tmp_path / "restored", "restore-backup", str(tmp_path / "none"), status=2)
 
+    @pytest.mark.parametrize("text", ["acme/app", "acme/tags/app", "acme/revisions/app"])
+    def test_names_manifests_of_damaged_layers_whatever_the_name_of_the_repository(self, folder, text):
+        name, driver = RepositoryName.parse(text), MemoryDriver()
+        manifest, layer = push(Registry(driver), b"content", name), Digest.of(b"content")
+        driver.put_content(layout.blob_data(layer), b"damaged")
+        expected = {
+            layout.blob_data(layer): "the bytes are not those of the digest",
+            layout.revision_link(name, manifest): f"the manifest names {layer}, which is missing or damaged",
+        }
+        assert expected == {damage.path: damage.reason for damage in Backup(driver, folder).run().damaged}
+
 
 class TestARestoration:
     def test_overwrites_a_store_only_on_request(self, server, backup, old):
@@ -242,6 +264,76 @@ class TestARestoration:
         with Server(store) as restored:
             assert_whole(restored.url, old)
         assert not (store / "docker/registry/v2/_restoring").exists()
+
+
+class TestARestorationIntoAStoreWithContent:
+    @pytest.mark.parametrize("text", ["acme/app", "acme/tags/app"])
+    def test_removes_flags_that_the_backup_does_not_have(self, folder, text):
+        name, driver = RepositoryName.parse(text), MemoryDriver()
+        push(Registry(driver), b"content", name)
+        Backup(driver, folder).run()
+        flag = layout.back_references_complete(name)
+        folder.remove(flag)
+        driver.put_content(flag, b"")
+        Restoration(driver, folder, overwrite=True).run()
+        assert not driver.exists(flag)
+
+    def test_that_was_interrupted_replaces_a_layer_of_the_same_size(self, folder):
+        driver, path = MemoryDriver(), image_layout.layer(ImageId.parse("a" * 64))
+        driver.put_content(path, b"old")
+        driver.put_content(f"{layout.ROOT}/_restoring", b"overwrite")
+        with folder.writing():
+            folder.write(path, [b"new"])
+        Restoration(driver, folder, overwrite=True).run()
+        assert b"new" == driver.get_content(path)
+
+
+class TestABackupWithFilesThatCannotBeRead:
+    def test_is_restored_without_links_to_nothing_which_are_reported(self, folder, tmp_path):
+        driver, restored = MemoryDriver(), MemoryDriver()
+        push(Registry(driver), b"content")
+        Backup(driver, folder).run()
+        lost = {layout.blob_data(Digest.of(b"content")), layout.tag_link(NAME, Tag("latest"))}
+        for path in lost:
+            folder.remove(path)
+            (tmp_path / "copy" / path).parent.mkdir(parents=True)
+            (tmp_path / "copy" / path).symlink_to("nothing")
+        assert lost == {damage.path for damage in Restoration(restored, folder).run().damaged}
+        kept = {file.path for file in driver.walk(layout.BLOBS)} - lost
+        assert kept == {file.path for file in restored.walk(layout.BLOBS)}
+
+    def test_is_not_restored_without_a_word(self, folder, tmp_path):
+        if os.geteuid() != 0 or not find("setpriv"):
+            pytest.skip("files of another user need root, and setpriv to lay its powers down")
+        with folder.writing():
+            folder.write("folder/file", [b"content"])
+        (tmp_path / "copy" / "file").symlink_to(tmp_path / "copy" / "folder" / "file")
+        os.chown(tmp_path / "copy" / "folder", 65534, 65534)
+        os.chmod(tmp_path / "copy" / "folder", 0o700)
+        # Still root, so that this Python can be read, but without the capability to override permissions.
+        powerless = (find("setpriv"), "--bounding-set=-dac_override,-dac_read_search,-fowner")
+        command = (*powerless, sys.executable, "-c", READ_BACKUP, str(tmp_path / "copy"))
+        done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True, timeout=60)
+        reasons = done.stdout.splitlines()
+        assert 4 == len(reasons)
+        for reason in reasons:
+            assert reason.startswith(str(tmp_path / "copy"))
+            assert reason.endswith("cannot be read: Permission denied")
+
+
+#: Prints why a backup cannot be read, by each of its methods.
+READ_BACKUP = """
+import sys
+from pathlib import Path
+from docker_registry.errors import StorageError
+from docker_registry.registry.maintenance.backup_folder import BackupFolder
+folder = BackupFolder(Path(sys.argv[1]))
+for read in (folder.walk, lambda: folder.blocks("file"), lambda: [folder.read("file")], lambda: [folder.size("file")]):
+    try:
+        list(read())
+    except StorageError as error:
+        print(error)
+"""
 
 
 class MeddlingDriver(MemoryDriver):
@@ -297,28 +389,30 @@ class TestTheTreeOfAnOldServer:
                     assert docker.pull(repository, tag)
 
 
+def push(registry, note, name=NAME):
+    """Push an image with one layer, and return the digest of its manifest."""
+    for content in (b"{}", note):
+        registry.uploads.put(name, Digest.of(content), Content(content))
+    config, layer = (
+        {"mediaType": "application/octet-stream", "digest": str(Digest.of(content)), "size": len(content)}
+        for content in (b"{}", note)
+    )
+    payload = json.dumps({"schemaVersion": 2, "config": config, "layers": [layer]}).encode()
+    media_type = "application/vnd.oci.image.manifest.v1+json"
+    return registry.manifest_pushes.put(name, Tag("latest"), payload, media_type).descriptor.digest
+
+
 class TestAPushDuringABackup:
     """At each operation of the backup, `latest` moves to a new manifest and the old one is deleted."""
-
-    def push(self, registry, note):
-        for content in (b"{}", note):
-            registry.uploads.put(NAME, Digest.of(content), Content(content))
-        config, layer = (
-            {"mediaType": "application/octet-stream", "digest": str(Digest.of(content)), "size": len(content)}
-            for content in (b"{}", note)
-        )
-        payload = json.dumps({"schemaVersion": 2, "config": config, "layers": [layer]}).encode()
-        media_type = "application/vnd.oci.image.manifest.v1+json"
-        return registry.manifest_pushes.put(NAME, Tag("latest"), payload, media_type).descriptor.digest
 
     def test_leaves_a_tag_that_can_be_pulled(self, tmp_path):
         for moment in range(100):
             driver = MeddlingDriver()
             registry = Registry(driver)
-            old = self.push(registry, b"old")
+            old = push(registry, b"old")
 
             def meddle(registry=registry, old=old):
-                self.push(registry, b"new")
+                push(registry, b"new")
                 registry.removal.delete_manifest(NAME, old)
 
             driver.left, driver.meddle = moment, meddle

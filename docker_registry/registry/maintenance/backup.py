@@ -109,10 +109,10 @@ class Backup:
             del snapshot[path]
         for path in snapshot:
             digest = store_paths.linked_digest(path)
-            if digest is None or "/tags/" in path:
+            if digest is None or _is_in(path, layout.tags(name)):
                 continue
             is_copied = self._copy_blob(digest)
-            if "/revisions/" in path:
+            if _is_in(path, layout.revisions(name)):
                 self._check_manifest(name, digest, is_copied=is_copied)
         existing = [
             existing_path

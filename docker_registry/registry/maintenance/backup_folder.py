@@ -20,7 +20,7 @@ import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final
+from typing import Final, Literal
 
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.paths import check_path
@@ -31,7 +31,11 @@ _BLOCK_BYTES: Final = 1024 * 1024
 
 
 class BackupFolder:
-    """A directory in the local file system that holds a copy of a store."""
+    """
+    A directory in the local file system that holds a copy of a store.
+
+    The methods that read it raise StorageError for what exists and cannot be read.
+    """
 
     def __init__(self, root: Path) -> None:
         self._root = root
@@ -46,7 +50,7 @@ class BackupFolder:
         Raises:
             StorageError: the directory cannot be written, or another command holds the lock.
         """
-        with _translated(self._root):
+        with _translated(self._root, "written"):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
             self._state_folder.mkdir(parents=True, exist_ok=True)
             with (self._state_folder / "lock").open("ab") as lock:
@@ -78,22 +82,27 @@ class BackupFolder:
 
     def size(self, path: str) -> int | None:
         """Return the size of a file in bytes; None if it does not exist."""
-        try:
-            status = self._full_path(path).stat()
-        except (FileNotFoundError, NotADirectoryError):
-            return None
+        full_path = self._full_path(path)
+        with _translated(full_path, "read"):
+            try:
+                status = full_path.stat()
+            except (FileNotFoundError, NotADirectoryError):
+                return None
         return status.st_size if stat.S_ISREG(status.st_mode) else None
 
     def read(self, path: str) -> bytes | None:
         """Return the content of a small file; None if it does not exist."""
-        try:
-            return self._full_path(path).read_bytes()
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            return None
+        full_path = self._full_path(path)
+        with _translated(full_path, "read"):
+            try:
+                return full_path.read_bytes()
+            except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+                return None
 
     def blocks(self, path: str) -> Iterator[bytes]:
         """Yield the blocks of a file."""
-        with self._full_path(path).open("rb") as file:
+        full_path = self._full_path(path)
+        with _translated(full_path, "read"), full_path.open("rb") as file:
             while block := file.read(_BLOCK_BYTES):
                 yield block
 
@@ -140,7 +149,7 @@ class BackupFolder:
     def walk(self, path: str = "") -> Iterator[str]:
         """Yield the paths of all files below a directory; of the whole backup by default."""
         top = self._full_path(path) if path else self._root
-        for folder, folders, files in os.walk(top):
+        for folder, folders, files in os.walk(top, onerror=_check_missing):
             if Path(folder) == self._root:
                 folders[:] = [name for name in folders if name not in (_RESERVED, "lost+found")]
             prefix = Path(folder).relative_to(self._root).as_posix()
@@ -157,22 +166,33 @@ class BackupFolder:
     def _write(self, target: Path, blocks: Iterable[Bytes], *, sync: bool) -> int:
         size = 0
         self._temporary.unlink(missing_ok=True)  # may be a hard link to a blob, if a command died while linking
-        with _translated(target), self._temporary.open("xb") as file:
+        with _translated(target, "written"), self._temporary.open("xb") as file:
             for block in blocks:
                 file.write(block)
                 size += len(block)
             if sync:
                 file.flush()
                 os.fsync(file.fileno())
-        with _translated(target):
+        with _translated(target, "written"):
             target.parent.mkdir(parents=True, exist_ok=True)
             self._temporary.replace(target)
         return size
 
 
 @contextmanager
-def _translated(path: Path) -> Iterator[None]:
+def _translated(path: Path, action: Literal["read", "written"]) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        raise StorageError(f"{path} cannot be written: {error.strerror}") from None
+        raise StorageError(f"{path} cannot be {action}: {error.strerror}") from None
+
+
+def _check_missing(error: OSError) -> None:
+    """
+    Check that a directory could not be listed because it does not exist.
+
+    Raises:
+        StorageError: there is another reason, so that files in it would be left out.
+    """
+    if not isinstance(error, FileNotFoundError | NotADirectoryError):
+        raise StorageError(f"{error.filename} cannot be read: {error.strerror}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import Final
 
-from docker_registry.drivers.base import StorageDriver
+from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import ConfigError, DigestInvalid, PathNotFound
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.maintenance import store_paths
@@ -24,6 +24,9 @@ _IDENTITY: Final = f"{layout.ROOT}/_identity"
 
 #: Number of small files in a batch.
 _BATCH_FILES: Final = 200
+
+#: Why a file that the folder lists was not restored.
+_MISSING: Final = "the backup does not have the file: it was removed meanwhile, or is a symbolic link to nothing"
 
 
 class Restoration:
@@ -56,7 +59,7 @@ class Restoration:
 
         Raises:
             ConfigError: the directory has no complete backup, or the store is not empty and *overwrite* is not set.
-            StorageError: the store cannot be written; the next run resumes.
+            StorageError: the backup cannot be read, or the store cannot be written; the next run resumes.
         """
         paths = self._paths()
         self._begin()
@@ -97,8 +100,9 @@ class Restoration:
     def _end(self, paths: set[str]) -> None:
         # Remove flags that the backup lacks: a flag that was true of the previous content may be false of the
         # combined content.
-        tags = (path.partition("/tags/")[0] for path in paths if store_paths.is_tag(path))
-        for flag in {*store_paths.FLAGS, *(f"{folder}/tags-are-noted" for folder in tags)} - paths:
+        repositories = (path.partition("/_manifests/")[0] for path in paths if store_paths.is_tag(path))
+        flags = (f"{repository}/_manifests/tags-are-noted" for repository in repositories)
+        for flag in {*store_paths.FLAGS, *flags} - paths:
             store_removal.remove(self._driver, flag)
         for mark in (layout.PRIVATE_IS_COMPLETE, image_layout.MEMBERSHIPS_ARE_COMPLETE):
             store_removal.remove(self._driver, mark)  # the next start rebuilds that index
@@ -106,13 +110,12 @@ class Restoration:
         store_removal.remove(self._driver, _RESTORING)
 
     def _restore_blob(self, path: str, digest: Digest) -> None:
-        try:
-            existing = self._driver.stat(path)
-        except PathNotFound:
-            existing = None
-        is_restored = existing is not None and self._started is not None and existing.modified > self._started
-        has_full_size = existing is not None and existing.size == self._folder.size(path)
-        if has_full_size and (is_restored or is_intact(self._driver, path, digest)):
+        size = self._folder.size(path)
+        if size is None:
+            self._report.add_damage(path, _MISSING)
+            return
+        existing = self._find(path, size)
+        if existing is not None and (self._is_restored(existing) or is_intact(self._driver, path, digest)):
             self._report.count(None)
             return
         try:
@@ -126,14 +129,18 @@ class Restoration:
         except DigestInvalid:
             self._report.add_damage(path, "the bytes in the backup are not those of the digest")
             return
-        self._report.count(self._folder.size(path))
+        self._report.count(size)
 
     def _restore_file(self, path: str) -> None:
-        if path.startswith(f"{layout.IMAGES}/") and path.endswith("/layer"):
-            self._restore_layer(path)
+        size = self._folder.size(path)
+        if size is not None and path.startswith(f"{layout.IMAGES}/") and path.endswith("/layer"):
+            self._restore_layer(path, size)
             return
         content = self._folder.read(path)
-        if content is None or (store_paths.is_flag(path) and not self._was_empty and not self._driver.exists(path)):
+        if content is None:
+            self._report.add_damage(path, _MISSING)
+            return
+        if store_paths.is_flag(path) and not self._was_empty and not self._driver.exists(path):
             return
         if (not self._was_empty or self._started is not None) and self._driver.find(path) == content:
             self._report.count(None)
@@ -141,7 +148,7 @@ class Restoration:
         self._driver.put_content(path, content)
         self._report.count(len(content))
 
-    def _restore_layer(self, path: str) -> None:
+    def _restore_layer(self, path: str, size: int) -> None:
         """
         Restore the layer of an image.
 
@@ -150,10 +157,24 @@ class Restoration:
         """
         digest = store_paths.layer_digest(self._folder.read(path.removesuffix("layer") + "_blob") or b"")
         blob = layout.blob_data(digest) if digest else ""
-        if digest and self._folder.size(blob) == self._folder.size(path) and self._driver.exists(blob):
+        if digest and self._folder.size(blob) == size and self._driver.exists(blob):
             self._driver.link(blob, path)
+            self._report.count(None)
             return
-        if self._started is not None and self._driver.find_size(path) == self._folder.size(path):
+        existing = self._find(path, size)
+        if existing is not None and self._is_restored(existing):
             self._report.count(None)
             return
         self._report.count(self._driver.stream_write(path, self._folder.blocks(path)))
+
+    def _find(self, path: str, size: int) -> Stat | None:
+        """Return the metadata of a file in the store; None if it does not exist, or has another size."""
+        try:
+            existing = self._driver.stat(path)
+        except PathNotFound:
+            return None
+        return existing if existing.size == size else None
+
+    def _is_restored(self, existing: Stat) -> bool:
+        """Return whether a file was written by the interrupted restoration that this run resumes."""
+        return self._started is not None and existing.modified > self._started
