@@ -20,12 +20,12 @@ _MAX_DEPTH: Final = 3
 @dataclass(slots=True)
 class Warmed:
     """
-    What a repository has of an image now.
+    The parts of an image that a repository now has.
 
     Attributes:
-        digest: of the manifest that was asked for.
-        manifests, blobs: those that are here.
-        size: bytes of these blobs.
+        digest: digest of the manifest that was requested.
+        manifests: digests of all its manifests.
+        blobs: digests of all its blobs, with their sizes in bytes.
     """
 
     digest: Digest
@@ -54,8 +54,8 @@ class Warming:
             platforms: of an index, fetch only the images for these platforms; all when empty.
 
         Raises:
-            ManifestUnknown, BlobUnknown: the upstream does not have a part.
-            ManifestInvalid: a part of the image is invalid, or an index has no image for the platforms.
+            ManifestUnknown, BlobUnknown: the upstream does not have a part, or an index has no image for the platforms.
+            ManifestInvalid: a part of the image is invalid, or indexes are nested too deeply.
             UpstreamError: the upstream cannot be asked.
         """
         manifest = self._registry.manifests.get(name, reference)
@@ -83,7 +83,9 @@ class Warming:
             raise ManifestUnknown(
                 "The index has no image for these platforms.", platforms=[each.text for each in platforms]
             )
-        for child in children if depth else ():
+        if children and not depth:
+            raise ManifestInvalid("The indexes are nested too deeply.", digest=str(digest))
+        for child in children:
             if child not in warmed.manifests:
                 payload = self._registry.manifests.get(name, child).payload
                 self._fetch(name, warmed, child, payload, (), depth - 1)
@@ -94,11 +96,11 @@ class Warming:
 
 def _children(document: Mapping[str, Any], platforms: Sequence[Platform]) -> Iterator[Digest]:
     """Yield the manifests of an index that are for one of the platforms, or describe one of these."""
-    entries = {Digest.parse(entry["digest"]): entry for entry in document.get("manifests") or ()}
-    chosen = {digest for digest, entry in entries.items() if _is_for(entry, platforms)}
-    for digest, entry in entries.items():
-        described = (entry.get("annotations") or {}).get(DESCRIBED)
-        if digest in chosen or (described is not None and Digest.parse(described) in chosen):
+    # A manifest may have several entries, each with a platform that it is for.
+    entries = [(Digest.parse(entry["digest"]), entry) for entry in document.get("manifests") or ()]
+    chosen = {str(digest) for digest, entry in entries if _is_for(entry, platforms)}
+    for digest, entry in entries:
+        if chosen.intersection((str(digest), str((entry.get("annotations") or {}).get(DESCRIBED)))):
             yield digest
 
 
