@@ -9,11 +9,13 @@ import pytest
 from docker_registry.cli import main
 from docker_registry.cli.command import load_config
 from docker_registry.cli.mirror import MAX_LIST_BYTES
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.registry.mirror.status import Reachability, StatusRecords
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from docker_registry.services import build
 from tests.support import v1_images
-from tests.support.clients.v2 import digest_of
-from tests.support.images import make_image, make_index
+from tests.support.clients.v2 import OCI_INDEX, digest_of, encoded
+from tests.support.images import descriptor, make_image, make_index
 from tests.support.servers.upstream import Answer, Upstream
 from tests.support.servers.v1_source import PING, serve_image, serve_repository
 
@@ -90,6 +92,22 @@ class TestTheMirrorCommand:
         assert (0, [IMAGE.digest, INDEX.digest]) == (status, [row["digest"] for row in rows])
         assert {None} == {row["error"] for row in rows}
         assert {*INDEX.contents, *IMAGE.contents} == blobs(store[0])
+
+    def test_fetches_a_manifest_that_an_index_names_for_several_platforms(self, store, upstream, capsys):
+        platforms = [{"os": "linux", "architecture": "arm", "variant": variant} for variant in ("v6", "v7")]
+        entries = [descriptor(IMAGE.manifest, IMAGE.media_type, platform=platform) for platform in platforms]
+        serve_index(upstream, "arm", entries)
+        for variant in ("v6", "v7"):
+            status, out = run(capsys, "warm", "up/library/app:arm", "--platform", f"linux/arm/{variant}")
+            assert (0, True) == (status, "  2 manifests, 3 blobs" in out), out
+
+    def test_refuses_indexes_that_are_nested_too_deeply(self, store, upstream, capsys):
+        child = descriptor(IMAGE.manifest, IMAGE.media_type)
+        for depth in range(1, 5):
+            child = descriptor(serve_index(upstream, f"depth-{depth}", [child]), OCI_INDEX)
+        assert 0 == run(capsys, "warm", "up/library/app:depth-3")[0]
+        status, out = run(capsys, "warm", "up/library/app:depth-4")
+        assert (1, True) == (status, "nested too deeply" in out), out
 
     def test_says_which_images_it_cannot_fetch(self, store, capsys, tmp_path):
         reasons = {
@@ -212,6 +230,41 @@ class TestTheMirrorCommand:
         with pytest.raises(SystemExit) as stopped:
             main(["mirror", *arguments])
         assert 2 == stopped.value.code
+
+
+class TestTheStateOfAnUpstream:
+    """Two workers publish what they know, at 10, 20, … seconds."""
+
+    @pytest.fixture
+    def records(self):
+        return StatusRecords(MemoryDriver())
+
+    def test_lasts_since_the_last_change_that_any_worker_has_seen(self, records):
+        for state in (
+            Reachability(is_reachable=True, since=10, asked=10),  # of one worker
+            Reachability(is_reachable=False, since=20, asked=20, reason="away"),  # of another one
+            Reachability(is_reachable=True, since=10, asked=30),
+        ):
+            records.add("up", state, {})
+        assert (True, 20) == (records.find("up").is_reachable, records.find("up").since)
+        records.add("up", Reachability(is_reachable=True, since=10, asked=40), {})
+        assert 20 == records.find("up").since
+        records.add("up", Reachability(is_reachable=True, since=50, asked=50), {})
+        assert 20 == records.find("up").since, "a worker that has just started"
+
+    def test_has_the_last_refusal_of_any_worker(self, records):
+        records.add("up", Reachability(is_reachable=True, since=10, asked=30), {})
+        records.add("up", Reachability(is_reachable=True, since=10, asked=20, refused=20, refusal="denied"), {})
+        records.add("up", Reachability(is_reachable=True, since=10, asked=40), {})
+        found = records.find("up")
+        assert (40, 20, "denied") == (found.asked, found.refused, found.refusal)
+
+
+def serve_index(upstream, tag, entries):
+    """Have an index under a tag, and return it."""
+    index = encoded({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": entries})
+    upstream.put_manifest("library/app", tag, index, OCI_INDEX)
+    return index
 
 
 def parse(name, tag):

@@ -170,11 +170,12 @@ class Mirror:
             total = Counter(pulled_bytes=sum(client.connection.pulled_bytes.values()))
             for (what, _, upstream), count in counts.items():
                 total[what] += count if upstream == name else 0
-            published, asked = self._published.get(name, (Counter(), 0.0))
-            if total != published or reachability.asked > asked:
-                self._published[name] = (total, reachability.asked)
+            published, published_asked = self._published.get(name, (Counter(), 0.0))
+            asked = reachability.asked
+            if total != published or asked > published_asked:
                 new = {what: count - published[what] for what, count in total.items()}
                 self._status.add(name, reachability, new)
+                self._published[name] = (total, asked)  # only now: if the store fails, the next call adds it
 
     def status(self) -> dict[str, UpstreamStatus]:
         """Return the state of each upstream, as the workers of all hosts have last published it."""

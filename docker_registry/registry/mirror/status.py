@@ -103,21 +103,27 @@ class StatusRecords:
         Publish the state of an upstream.
 
         Args:
-            state: what the worker knows; ignored if another one has asked later.
-            counts: what it has counted since it last did this, by the names in :data:`COUNTED`.
+            state: what the worker knows; all but the refusal is ignored if another worker has asked later.
+            counts: what the worker has counted since it last published, by the names in :data:`COUNTED`.
         """
 
         def merge(stored: Versioned | None) -> bytes:
             known = _read(b"" if stored is None else stored.content)
-            document = asdict(known) | (asdict(state) if state.asked > known.asked else {})
-            if state.asked > known.asked and state.is_reachable == known.is_reachable:
-                document["since"] = min(state.since, known.since)
-            if known.refused > state.refused:
-                document |= {"refused": known.refused, "refusal": known.refusal}
-            document |= {what: getattr(known, what) + counts.get(what, 0) for what in COUNTED}
+            document = asdict(known) | {what: getattr(known, what) + counts.get(what, 0) for what in COUNTED}
+            if state.asked > known.asked:
+                document |= asdict(state) | {"since": _since(state, known)}
+            last = max(state, known, key=lambda each: each.refused)
+            document |= {"refused": last.refused, "refusal": last.refusal}
             return json.dumps(document).encode()
 
         stored_document.change(self._driver, _path(upstream), merge)
+
+
+def _since(state: Reachability, known: Reachability) -> float:
+    """Return since when a newer state has lasted; *known* is what all workers have published."""
+    if state.is_reachable == known.is_reachable:
+        return known.since
+    return max(state.since, known.asked)  # the worker may not have seen the state before, which another one has
 
 
 def _path(upstream: str) -> str:

@@ -10,10 +10,11 @@ import pytest
 import requests
 from urllib3.exceptions import MaxRetryError, NameResolutionError
 
-from docker_registry.errors import UpstreamUnavailable
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import StorageError, UpstreamUnavailable
 from docker_registry.registry.mirror import responses, upstream_connection
 from docker_registry.registry.mirror.transfer import MIN_BYTES_PER_SECOND, PROGRESS_SECONDS, Progress, UpstreamTimeout
-from tests.registry.mirror.conftest import NAME, THERE
+from tests.registry.mirror.conftest import NAME, THERE, Mirrored
 from tests.registry.mirror.test_authentication import BASIC, LOGIN, Hub
 from tests.support.clock import Clock
 from tests.support.images import make_image
@@ -86,6 +87,29 @@ def test_an_upstream_that_refuses_requests_is_reported(mirrored, upstream, statu
     state = mirrored.services.mirror.status()["up.example"]
     assert (True, f"it {refusal} (status {status})") == (state.is_reachable, state.refusal)
     assert state.refused > 0
+
+
+class FailingDriver(MemoryDriver):
+    """A store that may fail."""
+
+    is_away = False
+
+    def put_content(self, *arguments, **options):
+        if self.is_away:
+            raise StorageError
+        super().put_content(*arguments, **options)
+
+
+def test_what_could_not_be_published_is_published_later(upstream):
+    driver, counts = FailingDriver(), {("hits", "blob", "up.example"): 1}
+    with Mirrored(driver, upstream.url).services as services:
+        driver.is_away = True
+        with pytest.raises(StorageError):
+            services.mirror.publish_status(counts)
+        driver.is_away = False
+        for _ in range(2):
+            services.mirror.publish_status(counts)
+        assert 1 == services.mirror.status()["up.example"].hits
 
 
 def test_a_name_that_cannot_be_resolved_is_reported():
