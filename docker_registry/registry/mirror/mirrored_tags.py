@@ -26,7 +26,7 @@ from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
 from docker_registry.registry.sources import Found, Origin
 from docker_registry.resources.memory_budget import JsonBudget
 
-#: Memory for failed questions.
+#: Memory for the reasons of failed requests.
 _FAILURES_BYTES: Final = 1024 * 1024
 
 #: How often a process that waits for another one looks for its result.
@@ -60,7 +60,7 @@ class MirroredTags:
         self._manifests = manifests
         self._leases = leases
         self._json_budget = json_budget
-        self._failures: BoundedCache[tuple[str, str], tuple[UpstreamError, float]] = BoundedCache(_FAILURES_BYTES)
+        self._failures: BoundedCache[tuple[str, str], tuple[str, float]] = BoundedCache(_FAILURES_BYTES)
         self._now = now
         self._locks = KeyedLocks()
 
@@ -168,9 +168,9 @@ class MirroredTags:
     def _check(self, name: RepositoryName, tag: Tag, remote: Remote, known: TagRecord | None) -> Found[Digest] | None:
         """Ask the upstream, or serve the last known target."""
         if known is not None and (failed := self._failures.get((str(name), str(tag)))) is not None:
-            error, until = failed
+            reason, until = failed
             if time.monotonic() < until:
-                return self._stale(known, remote, error)
+                return self._stale(known, remote, reason)
         try:
             if known is not None and remote.client.connection.is_nearly_limited:
                 raise UpstreamLimited(retry_after_seconds=STALE_SECONDS)
@@ -182,8 +182,9 @@ class MirroredTags:
         except UpstreamError as error:
             if known is None:
                 raise
-            self._failures.put((str(name), str(tag)), (error, time.monotonic() + STALE_SECONDS))
-            return self._stale(known, remote, error)
+            reason = stale.reason_of(error)
+            self._failures.put((str(name), str(tag)), (reason, time.monotonic() + STALE_SECONDS))
+            return self._stale(known, remote, reason)
 
     def _ask_once(self, name: RepositoryName, tag: Tag, remote: Remote, known: TagRecord | None) -> TagRecord | None:
         """Ask the upstream, unless another process asks for the same tag: then wait for its result."""
@@ -234,9 +235,9 @@ class MirroredTags:
         self._records.put(name, tag, record)
         return record
 
-    def _stale(self, known: TagRecord, remote: Remote, error: UpstreamError) -> Found[Digest]:
+    def _stale(self, known: TagRecord, remote: Remote, reason: str) -> Found[Digest]:
         """Return the last known target, with a warning that says when it was checked."""
-        text = stale.warning(remote.upstream.name, error, "this tag was", self._now() - known.checked)
+        text = stale.warning(remote.upstream.name, reason, "this tag was", self._now() - known.checked)
         return Found(known.digest, Origin(expires=time.monotonic() + STALE_SECONDS, warning=text))
 
 

@@ -9,7 +9,7 @@ from docker_registry.errors import UpstreamError, UpstreamLimited, UpstreamTimeo
 #: How long something is served with a warning before the upstream is tried again, in each worker.
 STALE_SECONDS: Final = 10
 
-#: What warnings say of an upstream.
+#: Why an upstream was not asked, as warnings say it.
 _REASONS: Final[dict[type[UpstreamError], str]] = {
     UpstreamLimited: "allows few or no more pulls for now",
     UpstreamTimeout: "does not answer in time",
@@ -18,17 +18,25 @@ _REASONS: Final[dict[type[UpstreamError], str]] = {
 }
 
 
-def warning(upstream: str, error: UpstreamError, what: str, age_seconds: float) -> str:
+def reason_of(error: UpstreamError) -> str:
+    """
+    Return why an upstream could not be asked, for :func:`warning`.
+
+    To be kept instead of the error, whose traceback refers to everything that the failed request has in memory.
+    """
+    return next(text for kind, text in _REASONS.items() if isinstance(error, kind))
+
+
+def warning(upstream: str, reason: str, what: str, age_seconds: float) -> str:
     """
     Return the text of a ``Warning`` header.
 
     Args:
         upstream: its name.
-        error: why it was not asked.
+        reason: why it was not asked, from :func:`reason_of`.
         what: what is served, such as ``this tag was``.
         age_seconds: time since the upstream last confirmed it.
     """
-    reason = next(text for kind, text in _REASONS.items() if isinstance(error, kind))
     return f"{upstream} {reason}; {what} checked {_age(max(age_seconds, 0))} ago"
 
 

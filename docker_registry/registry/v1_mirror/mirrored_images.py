@@ -32,7 +32,7 @@ from docker_registry.resources.memory_budget import JsonBudget
 
 logger = logging.getLogger(__name__)
 
-#: Memory for each of: what is absent, what failed, which ancestors images have, and which lists are recorded.
+#: Memory of each cache: of what is absent, why requests failed, the ancestors of images, and the recorded lists.
 _REMEMBERED_BYTES: Final = 1024 * 1024
 
 _ID_BYTES: Final = 128
@@ -79,7 +79,7 @@ class MirroredImages:
         self._now = now
         self._locks = KeyedLocks()
         self._absent: BoundedCache[str, float] = BoundedCache(_REMEMBERED_BYTES)
-        self._failures: BoundedCache[str, tuple[UpstreamError, float]] = BoundedCache(_REMEMBERED_BYTES)
+        self._failures: BoundedCache[str, tuple[str, float]] = BoundedCache(_REMEMBERED_BYTES)
         self._recorded: BoundedCache[str, float] = BoundedCache(_REMEMBERED_BYTES)
         self._ancestries: BoundedCache[str, tuple[str, ...]] = BoundedCache(
             _REMEMBERED_BYTES, lambda ids: _ID_BYTES * len(ids)
@@ -148,7 +148,8 @@ class MirroredImages:
         Store an image with its verified layer; return False when the registry does not have it.
 
         Raises:
-            UpstreamError: the registry cannot be asked, or its layer is not the one that its checksums say.
+            UpstreamError: the registry cannot be asked, or its layer has none of the stated checksums, or, if none are
+                stated, is not a whole archive.
             Overloaded: the layer must be read to verify it, and too many layers are being read.
         """
         found = self.image(query)
@@ -212,8 +213,9 @@ class MirroredImages:
             except UpstreamError as error:
                 if record is None:
                     raise
-                self._failures.put(key, (error, time.monotonic() + STALE_SECONDS))
-                return self._stale(kind, record, error)
+                reason = stale.reason_of(error)
+                self._failures.put(key, (reason, time.monotonic() + STALE_SECONDS))
+                return self._stale(kind, record, reason)
             if payload is None:
                 self._absent.put(key, time.monotonic() + ABSENT_SECONDS)
                 self._records.discard_lists(name)
@@ -223,10 +225,10 @@ class MirroredImages:
             self._records.put_list(name, kind, record)
             return Found(payload, Origin(expires=time.monotonic() + self._ttl_seconds))
 
-    def _stale(self, kind: ListKind, record: ListRecord, error: UpstreamError) -> Found[bytes]:
+    def _stale(self, kind: ListKind, record: ListRecord, reason: str) -> Found[bytes]:
         """Return the last known list, with a warning that says when it was checked."""
         age_seconds = self._now() - record.checked
-        text = stale.warning(self._client.upstream.name, error, f"these {kind} were", age_seconds)
+        text = stale.warning(self._client.upstream.name, reason, f"these {kind} were", age_seconds)
         return Found(record.payload, Origin(expires=time.monotonic(), warning=text))
 
     def _check_tags(self, payload: bytes) -> dict[str, str]:
@@ -279,11 +281,12 @@ class MirroredImages:
         An image that was pushed here is left out: the registry must not open it to others by naming its id.
         """
         if self._memberships.is_maintained:
-            free = [text for text in self._json_budget.pace(ids) if self._is_free(ImageId.parse(text))]
-            self._memberships.record_tagged(name, free)
+            members = [text for text in self._json_budget.pace(ids) if not self._was_pushed(ImageId.parse(text))]
+            self._memberships.record_tagged(name, members)
 
-    def _is_free(self, image_id: ImageId) -> bool:
-        return self._records.is_stored(image_id) or not self._images.exists(image_id)
+    def _was_pushed(self, image_id: ImageId) -> bool:
+        """Return whether an image exists that did not come from the mirrored registry."""
+        return not self._records.is_stored(image_id) and self._images.exists(image_id)
 
     def _is_listed(self, query: ImageQuery) -> bool:
         """Return whether the repository in which a client looks for an image is known to have it."""
@@ -337,7 +340,7 @@ class MirroredImages:
         return ids
 
     def _listed_checksums(self, query: ImageQuery) -> Iterator[str]:
-        """Yield the checksum of an image in the list of its repository, as far as it was asked for."""
+        """Yield the checksum of an image in the list of its repository, if that list was requested before."""
         record = None if query.repository is None else self._records.find_list(query.repository, "images")
         for image_id, checksum in self._check_images(record.payload) if record is not None else ():
             if image_id == str(query.image_id) and is_checksum(checksum):

@@ -100,7 +100,8 @@ class MirroredLayer(UpstreamContent):
         except (ImageInvalid, SizeInvalid) as error:
             self._records.discard_image(image_id)
             logger.warning("image %s of the mirrored registry is invalid: %s", image_id, error)
-            raise invalid("another layer than its checksums say", self._client) from None
+            what = "another layer than its checksums say" if image.checksums else "a layer that is not a whole archive"
+            raise invalid(what, self._client) from None
         if not self._records.is_stored(image_id):  # a client has pushed it
             self._records.forget_stored(image_id)
         self._records.discard_image(image_id)

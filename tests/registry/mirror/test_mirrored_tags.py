@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+import weakref
 from dataclasses import replace
+from io import BytesIO
 
 import pytest
 
@@ -140,6 +143,18 @@ class TestAKnownTag:
             assert OLD.manifest == answer.data
             assert f'"up.example {reason}; this tag' in answer.headers["Warning"]
         assert [("HEAD", PATH)] == questions(upstream)
+
+    def test_leaves_nothing_of_a_request_in_memory_that_could_not_ask_for_it(self, pulled, upstream):
+        upstream.contents[PATH] = Answer(status=500)
+        age(pulled, 3600)
+        body = BytesIO()
+        gone = weakref.ref(body)
+        path = f"/v2/{NAME}/manifests/v1"
+        assert OLD.manifest == pulled.client.get(path, environ_overrides={"test.body": body}).data
+        assert "Warning" in pulled.get("manifests/v1").headers
+        del body
+        gc.collect()
+        assert gone() is None
 
     def test_is_not_served_to_anyone_when_the_upstream_denies_access(self, pulled, upstream):
         upstream.contents[PATH] = Answer(status=403)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import base64
+import gc
 import gzip
 import json
 import random
+import weakref
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
+from io import BytesIO
 
 import pytest
 
@@ -100,7 +103,8 @@ class TestAnImageOfTheSource:
         assert 200 == pull_layer(mirrored, "acme/one", image).status_code
         serve(source, cut, name="acme/two")
         source.contents[f"/v1/images/{cut.text}/layer"] = Answer(cut.layer[:-20])
-        assert 502 == pull_layer(mirrored, "acme/two", cut).status_code
+        refused = pull_layer(mirrored, "acme/two", cut)
+        assert (502, True) == (refused.status_code, "not a whole archive" in refused.json["error"])
 
     def test_is_continued_after_a_broken_connection(self, mirrored, source):
         layer = content(BASE)[1]
@@ -289,6 +293,18 @@ class TestTags:
         assert (200, known) == (answer.status_code, answer.json)
         assert answer.headers["Warning"].startswith(f'299 - "127.0.0.1-{source.port} is not reachable; these tags were')
         assert 503 == mirrored.get("/repositories/library/base/tags").status_code
+
+    def test_leave_nothing_of_a_request_in_memory_that_could_not_ask_for_them(self, open_mirror, source):
+        mirrored, path = open_mirror(tags_cache_ttl=0), f"/repositories/{NAME}/tags"
+        assert 200 == mirrored.get(path).status_code
+        source.stop()
+        body = BytesIO()
+        gone = weakref.ref(body)
+        assert 200 == mirrored.client.get(f"/v1{path}", environ_overrides={"test.body": body}).status_code
+        assert "Warning" in mirrored.get(path).headers
+        del body
+        gc.collect()
+        assert gone() is None
 
     def test_of_an_unknown_repository_are_asked_for_once(self, mirrored, source):
         for _ in range(2):
