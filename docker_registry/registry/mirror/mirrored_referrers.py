@@ -56,10 +56,11 @@ class MirroredReferrers:
 
     def list(self, name: RepositoryName, subject: Digest) -> Mapping[Digest, dict[str, Any]]:
         """
-        Return the descriptors of the referrers of a manifest; those of the last answer while the upstream is away.
+        Return the descriptors of the referrers of a manifest; the last known ones while the upstream cannot be asked.
 
         Raises:
-            UpstreamError: the upstream cannot be asked and was not asked before, or it denies access.
+            UpstreamError: the upstream cannot be asked, or its answer is invalid, and none are known; or it denies
+                access.
         """
         remote = self._remotes.find(name)
         if remote is None:
@@ -86,6 +87,8 @@ class MirroredReferrers:
         while path not in read and len(read) < MAX_PAGES:
             read.add(path)
             page = remote.client.get_page(remote.path, path, OCI_INDEX)
+            if page is None and len(read) > 1:
+                raise UpstreamError("The upstream registry does not have a page of its list of referrers.")
             if page is None:
                 return self._ask_for_tag(remote, subject)
             size += len(page.payload)

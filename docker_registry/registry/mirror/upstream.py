@@ -73,9 +73,10 @@ class Upstream:
 
     @property
     def address(self) -> str:
-        """Host and port of the upstream, without the port if it is the default of its scheme."""
+        """Host and port of the upstream, as in a Host header; without the port if it is the default of its scheme."""
         parts = urlsplit(self.url)
         host, port = parts.hostname or "", parts.port
+        host = f"[{host}]" if ":" in host else host
         return host if port in (None, _PORTS[parts.scheme]) else f"{host}:{port}"
 
 
@@ -201,7 +202,9 @@ def open_credentials(
         raise ConfigError(f"{prefix} password, password_file and command exclude each other")
     if not given and username is None:
         return None
-    if not given or (username is None) != (command is not None):
+    if command is not None and username is not None:
+        raise ConfigError(f"{prefix} username and command exclude each other: the command returns the user name too")
+    if not given or (username is None and command is None):
         raise ConfigError(f"{prefix} a username needs a password or password_file, and these need a username")
     if urlsplit(upstream.url).scheme == "http" and not upstream.is_insecure:
         raise ConfigError(f"{prefix} a password is sent by https only, or with insecure: true")

@@ -235,7 +235,7 @@ class TestAPassword:
         [
             ({"username": "a"}, "needs a password"),
             ({"password": "a"}, "needs a password"),
-            ({"username": "a", "command": "a"}, "needs a password"),
+            ({"username": "a", "command": "a"}, "username and command exclude each other"),
             ({"username": "a", "password": "a", "command": "a"}, "exclude each other"),
             ({"username": "a", "password_file": Path("/none")}, "cannot be read"),
             ({"command": '"'}, "no command line"),

@@ -174,6 +174,14 @@ class TestReferrers:
         driver.put_content(layout.mirrored_referrers(RepositoryName(NAME), Digest.parse(IMAGE.digest)), record)
         assert digests(7) == referrers(mirrored)
 
+    def test_of_which_a_page_is_missing_are_an_error(self, mirrored, upstream):
+        second = f"/v2/{REFERRERS}?page=2"
+        upstream.contents[REFERRERS] = lambda headers: (
+            Answer(status=404) if upstream.requests[-1][1] == second else index(1, link=second)
+        )
+        upstream.contents[FALLBACK] = index(2)
+        assert 502 == mirrored.get(f"referrers/{IMAGE.digest}").status_code
+
     def test_that_are_no_descriptors_are_left_out(self, mirrored, upstream):
         document = {"manifests": [7, {}, {"digest": "sha256:1", "size": 1}, {"digest": IMAGE.digest}, entry(1)]}
         upstream.contents[REFERRERS] = Answer(encoded(document), headers={"Content-Type": OCI_INDEX})

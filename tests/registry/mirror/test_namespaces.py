@@ -62,6 +62,12 @@ class TestARequest:
         mirrored, upstream = both
         assert PUBLIC.manifest == mirrored.client.get(f"{PATH}?ns=127.0.0.1:{upstream.port}").data
 
+    def test_by_namespace_may_name_an_address_of_ipv6(self):
+        urls = {"six": "https://[2001:DB8::1]", "port": "http://[::1]:5"}
+        namespaces = Namespaces(Upstreams(parse_upstream(*each) for each in urls.items()), {}, (), None)
+        for text, name in {"[2001:db8::1]": "six", "[::1]:5": "port"}.items():
+            assert name == namespaces.find(text, "").name
+
     def test_by_namespace_goes_to_the_next_page_with_it(self, both):
         mirrored, upstream = both
         upstream.add(THERE, "v2", PUBLIC)
