@@ -287,15 +287,15 @@ class ImageRepositoryName:
 
 def parse_upload_id(text: str) -> str:
     """
-    Return *text* if it is a well-formed session id.
+    Return *text* if it is a well-formed id of an upload session.
 
     Raises:
         UploadUnknown: the registry cannot have created this id.
     """
     try:
-        known = str(uuid.UUID(text)) == text
+        is_valid = str(uuid.UUID(text)) == text
     except ValueError:
-        known = False
-    if not known:
+        is_valid = False
+    if not is_valid:
         raise UploadUnknown(id=text[:64])
     return text

@@ -92,7 +92,7 @@ class V1TagSource:
         return self._files.names(image_repository) if image_repository is not None else ()
 
     def page(self, name: RepositoryName, count: int, last: str) -> Page | None:  # noqa: ARG002
-        """Return None: all tags are known."""
+        """Return None: :meth:`names` has all tags."""
         return None
 
     def pointing_at(self, name: RepositoryName, digest: Digest, tags: Iterable[Tag] | None = None) -> Iterator[Tag]:

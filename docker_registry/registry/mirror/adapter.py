@@ -75,7 +75,7 @@ class UpstreamSession(Session):
             verify: whether to verify certificates, or the path of the authorities for them.
             client_cert: path of a certificate and its key, for the servers that may receive it.
             timeout_seconds: how long a server may send nothing.
-            max_connections: connections that are kept open.
+            max_connections: idle connections to each host that are kept open.
         """
         super().__init__()
         self.headers.clear()

@@ -4,7 +4,7 @@ Pieces: the bytes of a transfer, the last ones in memory, all before them in the
 Each piece is a file named by the offset of its first byte, so that other processes can follow the transfer::
 
     docker/registry/v2/_transfers/<id>/size      bytes of the content
-    docker/registry/v2/_transfers/<id>/etag      its ETag at the upstream, if its name is not its digest
+    docker/registry/v2/_transfers/<id>/etag      its ETag at the upstream, if no digest identifies the content
     docker/registry/v2/_transfers/<id>/0
     docker/registry/v2/_transfers/<id>/65536
 """
@@ -52,7 +52,7 @@ class StoredPieces:
         return self._stored_end
 
     def find_all(self) -> bool:
-        """Look for all further pieces, also for those that overlap known ones; return whether there are any."""
+        """Add all pieces with further bytes, even if they overlap known ones; return whether there are any such."""
         found = {}
         for piece in self._scratch.walk(self._folder):
             name = piece.path.rpartition("/")[2]
@@ -67,7 +67,7 @@ class StoredPieces:
         """
         Look for the piece that begins where the known ones end; return whether it exists.
 
-        Where the kernel cannot send files of the store, it is read, for all clients that keep up.
+        If the files of the store are not local, the piece is read at once and kept, for all clients that keep up.
 
         Raises:
             PathNotFound: the pieces were discarded just now.
@@ -187,11 +187,11 @@ class Pieces(StoredPieces):
         self._scratch.put_content(f"{self._folder}/size", str(size).encode())
 
     def put_validator(self, validator: str) -> None:
-        """Keep the ETag of the content, for a process that continues the transfer."""
+        """Store the ETag of the content, for a process that continues the transfer."""
         self._scratch.put_content(f"{self._folder}/etag", validator.encode("latin-1", "replace"))
 
     def find_validator(self) -> str:
-        """Return the ETag that an earlier transfer has kept; empty if there is none."""
+        """Return the ETag that an earlier transfer has stored; empty if there is none."""
         return (self._scratch.find(f"{self._folder}/etag") or b"").decode("latin-1")
 
     def discard(self) -> None:
