@@ -308,12 +308,13 @@ class MirroredImages:
 
     def _ask_for_image(self, query: ImageQuery) -> SourceImage | None:
         image_id, text = query.image_id, str(query.image_id)
-        if self._is_absent(text):
+        key = f"{query.repository} {image_id}"  # the registry may hide an image from clients of other repositories
+        if self._is_absent(key):
             return None
         self._check_writable()
         answer = self._client.get_image(image_id, query.repository)
         if answer is None:
-            self._absent.put(text, time.monotonic() + ABSENT_SECONDS)
+            self._absent.put(key, time.monotonic() + ABSENT_SECONDS)
             return None
         try:
             document = parse_image_json(image_id, answer.payload)

@@ -88,6 +88,17 @@ class TestAnImageOfTheSource:
         assert len(mirrored.pull(NAME, "latest")) == 4
         assert 502 == mirrored.get(f"/images/{'a' * 64}/json").status_code
 
+    def test_that_the_source_hides_without_a_token_is_pulled_with_one(self, mirrored, source):
+        def guard(path, headers):
+            is_hidden = path.startswith("/v1/images/") and not headers.get("authorization", "").startswith("Token sig")
+            return Answer(status=404) if is_hidden else None
+
+        source.guard = guard
+        for _ in range(2):
+            assert 404 == mirrored.get(f"/images/{BASE}/json").status_code
+        assert [f"/v1/images/{BASE}/json"] == asked(source)
+        assert len(mirrored.pull(NAME, "latest")) == 4
+
     def test_of_an_old_docker_is_verified_by_its_tarsum(self, mirrored, source):
         base = v1_images.make(1)
         checksum = tarsum(base.payload, [base.layer], max_bytes=None)
