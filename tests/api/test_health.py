@@ -146,7 +146,7 @@ class TestAServerThatStops:
         config = tmp_path / "config.yml"
         shutil.copy(Server(tmp_path).root / "config" / "config_sample.yml", config)
         environment = {"DOCKER_REGISTRY_CONFIG": str(config), "REGISTRY_DRAIN_DELAY": "20s"}
-        with Server(tmp_path / "store", workers=2, **environment) as server:
+        with Server(tmp_path / "store", workers=2, new_interpreter=True, **environment) as server:
             is_over, statuses, errors = threading.Event(), Counter(), []
 
             def work(number):
