@@ -141,6 +141,48 @@ class TestARobotsToken:
         assert there.verify(token) is None
         assert module.REFRESH_SECONDS * 2 <= 5
 
+    def test_is_returned_if_the_store_fails_once_the_robot_was_added(self):
+        class FailingDriver(MemoryDriver):
+            fails = False
+
+            def put_content(self, path, content, *, if_match=None):
+                super().put_content(path, content, if_match=if_match)
+                self.fails = True
+
+            def get_versioned(self, path):
+                if self.fails:
+                    raise StorageError
+                return super().get_versioned(path)
+
+        driver = FailingDriver()
+        token = Robots(driver).add("ci", ["acme/*:pull"], DAY)
+        driver.fails = False
+        assert "ci" == Robots(driver).verify(token).name
+
+    @pytest.mark.parametrize(
+        "change", [{}, {"scopes": [1]}, {"scopes": 1}, {"hash": []}, {"name": {}}, {"expires": "never"}]
+    )
+    def test_of_a_damaged_file_is_refused_and_the_file_is_kept(self, driver, change):
+        whole = {"name": "ci", "hash": "", "scopes": ["a:pull"], "created": 1, "expires": 2}
+        content = json.dumps({"robots": [{**whole, **change} if change else {}]}).encode()
+        driver.put_content(PATH, content)
+        robots = Robots(driver)
+        assert robots.verify("dr_" + "A" * 43) is robots.find("robot:ci") is None
+        for use in (robots.list, lambda: robots.add("new", ["a:pull"], DAY), lambda: robots.revoke("ci")):
+            with pytest.raises(StorageError, match="damaged"):
+                use()
+        assert content == driver.get_content(PATH)
+
+    def test_may_replace_an_expired_one_if_there_are_as_many_as_possible(self, driver, monkeypatch):
+        monkeypatch.setattr(module, "MAX_ROBOTS", 1)
+        clock = Clock()
+        robots = Robots(driver, clock)
+        robots.add("ci", ["a:pull"], 100)
+        clock.now += 100
+        with pytest.raises(Invalid, match="There are 1 robots"):
+            robots.add("other", ["a:pull"], 100)
+        assert "ci" == robots.verify(robots.add("ci", ["a:pull"], 100)).name
+
     def test_is_kept_while_the_store_fails_and_ends_when_its_file_is_damaged(self, driver, monkeypatch):
         clock = Clock()
         robots = Robots(driver, clock)

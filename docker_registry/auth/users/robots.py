@@ -1,13 +1,13 @@
 """
 Robots: named tokens for programs, with scopes and an expiry.
 
-All of them are in one file of the store, replaced by compare-and-swap; of each token only its SHA-256::
+All robots are in one file of the store, which is replaced by compare-and-swap; of a token, it contains the SHA-256::
 
     {"robots": [{"name": "ci", "hash": "9f86…", "scopes": ["acme/**:pull,push"], "created": 1790000000,
                  "expires": 1797776000}]}
 
-Every worker reads it every two seconds once it has seen a robot, so a robot that is revoked ends on all hosts within
-five seconds.
+A worker that has seen the token or the name of a robot reads the file every two seconds, so all hosts reject a revoked
+robot within five seconds.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ logger = logging.getLogger(__name__)
 
 PATH: Final = f"{layout.AUTH}/robots"
 
-#: What rules and logs call a robot: users cannot have such names.
+#: Prefix of a robot's name in rules and logs; the name of a user contains no colon.
 PREFIX: Final = "robot:"
 
 #: Age at which the file is read again.
@@ -81,7 +81,7 @@ class Robot:
 
     @property
     def version(self) -> str:
-        """A text that changes when the robot is replaced."""
+        """A text that changes when another robot gets the name."""
         return self.token_hash[:16]
 
     def to_json(self) -> dict[str, Any]:
@@ -93,10 +93,17 @@ class Robot:
 
     @classmethod
     def from_json(cls, stored: Mapping[str, Any]) -> Robot:
-        """Read a robot from the form of the file."""
-        scopes = tuple(stored["scopes"])
+        """
+        Return a robot, given what :meth:`to_json` returned.
+
+        Raises:
+            ValueError, KeyError, TypeError, Invalid: the entry has another form.
+        """
+        name, token_hash, scopes = stored["name"], stored["hash"], tuple(stored["scopes"])
+        if not all(isinstance(text, str) for text in (name, token_hash, *scopes)):
+            raise TypeError("the name, the hash and the scopes must be strings")
         times = float(stored["created"]), float(stored["expires"])
-        return cls(stored["name"], stored["hash"], scopes, *times, parse_scopes(scopes))
+        return cls(name, token_hash, scopes, *times, parse_scopes(scopes))
 
 
 def parse_scopes(texts: Sequence[str]) -> Rules:
@@ -154,16 +161,20 @@ class Robots:
         return self._alive(self._by_hash.get(_hash(token)))
 
     def find(self, principal: str) -> Robot | None:
-        """Return the robot of a name in rules and logs; None if there is none, or it has expired."""
+        """Return the robot that rules and logs call *principal*; None if there is none, or it has expired."""
         if not principal.startswith(PREFIX):
             return None
         self._look()
         return self._alive(self._by_name.get(principal.removeprefix(PREFIX)))
 
     def list(self) -> list[Robot]:
-        """Return all robots by name, also those that have expired."""
-        self._read()
-        return sorted(self._by_name.values(), key=lambda robot: robot.name)
+        """
+        Return all robots in the order of their names, also those that have expired.
+
+        Raises:
+            StorageError: the store failed, or the file is damaged.
+        """
+        return sorted(_parse(self._driver.find_versioned(PATH)).values(), key=lambda robot: robot.name)
 
     def refresh(self) -> None:
         """Read the file again if this worker has seen a robot; keep the state while the store cannot be read."""
@@ -190,10 +201,11 @@ class Robots:
 
         Args:
             scopes: see :func:`parse_scopes`.
-            seconds: its life.
+            seconds: how long the token is valid.
 
         Raises:
-            Invalid: the name or a scope is malformed, or there is such a robot already.
+            Invalid: the name or a scope is malformed, there is such a robot already, or there are too many.
+            StorageError: the store failed, or the file is damaged.
         """
         if not _NAME.fullmatch(name):
             raise Invalid("The name of a robot has 1 to 64 of a-z 0-9 . _ - and begins with a letter or digit.")
@@ -204,7 +216,7 @@ class Robots:
         def change(robots: dict[str, Robot]) -> None:
             if self._alive(robots.get(name)) is not None:
                 raise Invalid(f"There is a robot {name} already; revoke it first.")
-            if len(robots) >= MAX_ROBOTS:
+            if name not in robots and len(robots) >= MAX_ROBOTS:
                 raise Invalid(f"There are {MAX_ROBOTS} robots already.")
             robots[name] = robot
 
@@ -213,10 +225,11 @@ class Robots:
 
     def revoke(self, name: str) -> None:
         """
-        Remove a robot.
+        Remove a robot, also one that has expired.
 
         Raises:
             Invalid: there is none.
+            StorageError: the store failed, or the file is damaged.
         """
 
         def change(robots: dict[str, Robot]) -> None:
@@ -226,43 +239,57 @@ class Robots:
         self._change(change)
 
     def _change(self, change: Callable[[dict[str, Robot]], None]) -> None:
+        content, robots = b"", dict[str, Robot]()
+
         def make(stored: Versioned | None) -> bytes:
-            self._load(stored)
-            robots = dict(self._by_name)
+            nonlocal content, robots
+            robots = _parse(stored)
             change(robots)
-            return json.dumps({"robots": [robot.to_json() for robot in robots.values()]}).encode()
+            content = json.dumps({"robots": [robot.to_json() for robot in robots.values()]}).encode()
+            return content
 
         stored_document.change(self._driver, PATH, make)
-        self._read()
+        self._use(content, robots)  # not read again: if that failed, the token of a new robot would be lost
 
     def _read(self) -> None:
         """
         Read the file.
 
         Raises:
-            StorageError: the store failed, or the file is damaged; then there are no robots.
+            StorageError: the store failed; or the file is damaged, and then there are no robots until it changes.
         """
-        self._load(self._driver.find_versioned(PATH))
-
-    def _load(self, found: Versioned | None) -> None:
-        if found is None:
-            self._use(b"", {})
-            return
-        if found.content != self._content:
-            try:
-                robots = [Robot.from_json(stored) for stored in json.loads(found.content)["robots"]]
-            except (ValueError, KeyError, TypeError, Invalid) as error:
-                self._use(found.content, {})
-                raise StorageError(f"{PATH} is damaged: {type(error).__name__}") from None
-            self._use(found.content, {robot.name: robot for robot in robots})
+        found = self._driver.find_versioned(PATH)
         self._read_at = self._now()
+        content = b"" if found is None else found.content
+        if content == self._content:
+            return
+        robots: dict[str, Robot] = {}
+        try:
+            robots = _parse(found)
+        finally:  # a damaged file is parsed once, not every two seconds
+            self._use(content, robots)
 
     def _use(self, content: bytes, robots: dict[str, Robot]) -> None:
-        if content != self._content:
-            self._version += 1
         self._content, self._by_name = content, robots
         self._by_hash = {robot.token_hash: robot for robot in robots.values()}
+        self._version += 1
         self._read_at = self._now()
+
+
+def _parse(stored: Versioned | None) -> dict[str, Robot]:
+    """
+    Return the robots in the file, by name.
+
+    Raises:
+        StorageError: the file is damaged.
+    """
+    if stored is None:
+        return {}
+    try:
+        robots = [Robot.from_json(entry) for entry in json.loads(stored.content)["robots"]]
+    except (ValueError, KeyError, TypeError, RecursionError, Invalid) as error:
+        raise StorageError(f"{PATH} is damaged: {type(error).__name__}") from None
+    return {robot.name: robot for robot in robots}
 
 
 def is_token(text: str) -> bool:
