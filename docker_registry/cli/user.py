@@ -60,14 +60,22 @@ def _change(path: Path, action: str, name: str) -> str:
 
 
 def _read_password() -> str:
-    """Read a password twice from the terminal, or one line from a pipe."""
+    """
+    Read a password twice from the terminal, or one line from a pipe.
+
+    Raises:
+        Invalid: the two passwords differ, or the input is not UTF-8.
+    """
     from docker_registry.errors import Invalid
 
-    if not sys.stdin.isatty():
-        return sys.stdin.readline().removesuffix("\n").removesuffix("\r")
-    password = getpass.getpass("Password: ")
-    if getpass.getpass("Again: ") != password:
-        raise Invalid("The passwords differ.")
+    try:
+        if not sys.stdin.isatty():
+            return sys.stdin.readline().removesuffix("\n").removesuffix("\r")
+        password = getpass.getpass("Password: ")
+        if getpass.getpass("Again: ") != password:
+            raise Invalid("The passwords differ.")
+    except UnicodeDecodeError:
+        raise Invalid("The password is not valid UTF-8.") from None
     return password
 
 

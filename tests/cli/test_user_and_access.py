@@ -79,6 +79,14 @@ class TestTheUserCommand:
         assert ("", 1) == (out, len(err.splitlines()))
         assert before == (folder / "users").read_bytes()
 
+    @pytest.mark.parametrize("errors", ["strict", "surrogateescape"])  # Python chooses by the locale
+    def test_rejects_a_password_that_is_not_utf_8(self, folder, capsys, monkeypatch, errors):
+        before = (folder / "users").read_bytes()
+        monkeypatch.setattr("sys.stdin", io.TextIOWrapper(io.BytesIO(b"caf\xe9\n"), "utf-8", errors))
+        assert 2 == main(["user", "passwd", "alice"])
+        assert "docker-registry: The password is not valid UTF-8.\n" == capsys.readouterr().err
+        assert before == (folder / "users").read_bytes()
+
     def test_rejects_a_malformed_file(self, folder, capsys, says):
         (folder / "users").write_text("alice:secret\n")
         says("x")

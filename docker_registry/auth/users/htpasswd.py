@@ -27,7 +27,7 @@ from docker_registry.errors import ConfigError, Invalid
 #: Names with a meaning of their own in rules.
 RESERVED: Final = frozenset({"anonymous", "authenticated"})
 
-#: bcrypt's cost: 2^10 rounds take about 70 ms. A file may contain at most 2^14.
+#: bcrypt's cost of new hashes: 2^10 rounds take about 70 ms. Hashes in a file may have a cost of at most 14.
 COST: Final = 10
 MAX_COST: Final = 14
 
@@ -53,7 +53,7 @@ def parse(content: bytes, path: Path) -> dict[str, bytes]:
     """
     users: dict[str, bytes] = {}
     for number, raw in enumerate(content.split(b"\n"), 1):
-        line = raw.decode("utf-8", "replace").strip()
+        line = _text(raw)
         if not line or line.startswith("#"):
             continue
         name, colon, hashed = line.partition(":")
@@ -78,9 +78,13 @@ def hash_password(password: str) -> bytes:
     Hash a password; takes about 70 ms.
 
     Raises:
-        Invalid: the password is empty, contains a NUL or is longer than bcrypt accepts.
+        Invalid: the password is empty, contains a NUL, is longer than bcrypt accepts, or was not valid UTF-8 when it
+            was read, so that it contains surrogates.
     """
-    content = password.encode()
+    try:
+        content = password.encode()
+    except UnicodeEncodeError:
+        raise Invalid("The password is not valid UTF-8.") from None
     if not content or b"\0" in content:
         raise Invalid("The password is empty or contains a NUL character.")
     if len(content) > MAX_PASSWORD_BYTES:
@@ -109,7 +113,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def write(path: Path, users: Mapping[str, bytes | None]) -> None:
     """
-    Set or remove users in a file, atomically; comments and other lines are kept.
+    Set or remove users in a file, atomically; all bytes of other lines are kept.
 
     Args:
         users: hashes by name; None removes the user.
@@ -119,20 +123,26 @@ def write(path: Path, users: Mapping[str, bytes | None]) -> None:
     """
     target = path.resolve()
     try:
-        old = target.read_text() if target.exists() else ""
-        kept = [line for line in old.splitlines() if line.strip().partition(":")[0] not in users]
-        added = [f"{name}:{hashed.decode()}" for name, hashed in users.items() if hashed is not None]
+        old = target.read_bytes() if target.exists() else b""
+        # Lines end where parse ends them: a comment may contain other line separators, and bytes that are not UTF-8.
+        lines = old.removesuffix(b"\n").split(b"\n") if old else []
+        kept = [line for line in lines if _text(line).partition(":")[0] not in users]
+        added = [name.encode() + b":" + hashed for name, hashed in users.items() if hashed is not None]
         mode = target.stat().st_mode & 0o777 if target.exists() else 0o600
-        _replace(target, "".join(f"{line}\n" for line in (*kept, *added)), mode)
+        _replace(target, b"".join(line + b"\n" for line in (*kept, *added)), mode)
     except OSError as error:
         raise ConfigError(f"{path} cannot be written: {error.strerror}") from None
 
 
-def _replace(target: Path, text: str, mode: int) -> None:
+def _text(line: bytes) -> str:
+    return line.decode("utf-8", "replace").strip()
+
+
+def _replace(target: Path, content: bytes, mode: int) -> None:
     descriptor, temporary = tempfile.mkstemp(dir=target.parent, prefix=f".{target.name}.")
     try:
-        with os.fdopen(descriptor, "w") as file:
-            file.write(text)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(content)
             file.flush()
             os.fchmod(file.fileno(), mode)
             if target.exists() and os.geteuid() == 0:

@@ -78,12 +78,21 @@ class TestAFileOfUsers:
         assert link.is_symlink()
         assert {"users", "link"} == {each.name for each in tmp_path.iterdir()}
 
+    def test_keeps_lines_with_other_encodings_and_separators_when_a_user_changes(self, tmp_path):
+        """A comment must not be divided: its second part would be a malformed line."""
+        comments = "# Z\u00fcrich\n".encode("latin-1") + "# a\u2028b\x0cc\x85d\re\r\n\n".encode()
+        (tmp_path / "users").write_bytes(comments + f"alice:{HASH}\r\nbob:{HASH}".encode())
+        htpasswd.write(tmp_path / "users", {"alice": None, "carol": HASH.encode()})
+        content = (tmp_path / "users").read_bytes()
+        assert comments + f"bob:{HASH}\ncarol:{HASH}\n".encode() == content
+        assert {"bob", "carol"} == set(htpasswd.parse(content, FILE))
+
     def test_is_made_readable_for_its_owner_only(self, tmp_path):
         htpasswd.write(tmp_path / "users", {"alice": HASH.encode()})
         assert 0o600 == (tmp_path / "users").stat().st_mode & 0o777
 
-    @pytest.mark.parametrize("password", ["", "a\0b", "x" * 73])
-    def test_gets_no_password_that_bcrypt_would_cut(self, password):
+    @pytest.mark.parametrize("password", ["", "a\0b", "x" * 73, "caf\udce9"])
+    def test_gets_no_password_that_bcrypt_would_cut_or_is_not_utf_8(self, password):
         with pytest.raises(Invalid):
             htpasswd.hash_password(password)
 
