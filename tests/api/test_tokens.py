@@ -505,3 +505,10 @@ class TestManyTokens:
         for text in texts:
             assert tokens.verify(text) is tokens.verify(text)
         assert 3 == len(tokens._verified)
+
+    def test_are_remembered_up_to_a_total_length(self, tokens, monkeypatch):
+        texts = [tokens.issue("alice", "", GRANT).text for _ in range(10)]
+        monkeypatch.setattr(json_web_tokens, "MAX_REMEMBERED_CHARACTERS", 3 * max(map(len, texts)))
+        for text in texts:
+            assert tokens.verify(text) is tokens.verify(text)
+        assert 3 == len(tokens._verified)

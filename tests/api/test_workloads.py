@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import time
 
@@ -72,7 +73,8 @@ def claims(provider, **others):
 
 def ask(app, text, user="x", scope=SCOPE, **parameters):
     query = {"scope": scope, **parameters}
-    return app.get("/v2/token", query_string=query, auth=(user, text))
+    credentials = base64.b64encode(f"{user}:{text}".encode("utf-8", "surrogateescape")).decode()
+    return app.get("/v2/token", query_string=query, headers={"Authorization": f"Basic {credentials}"})
 
 
 def get(app, text):
@@ -131,6 +133,8 @@ class TestATokenOfAWorkload:
             ({"exp": 1}, "has expired"),
             ({"exp": None}, "lacks a claim"),
             ({"iat": None}, "lacks a claim"),
+            ({"exp": float("nan")}, "times are malformed"),
+            ({"exp": 10**400}, "times are malformed"),
             ({"nbf": 4_000_000_000}, "not valid yet"),
             ({"ref": "refs/heads/a/b"}, "claim ref"),
             ({"ref": "refs/tags/v1"}, "claim ref"),
@@ -165,6 +169,7 @@ class TestATokenOfAWorkload:
             own,
             "eyJ.eyJ.x",
             "eyJ" + "A" * 5000 + "..",
+            b"eyJ\xe9.eyJ.x".decode("utf-8", "surrogateescape"),  # bytes that are not UTF-8
         ):
             assert 401 == ask(app, text).status_code
 

@@ -8,6 +8,7 @@ algorithm that does not fit the key (RFC 8725, sections 3.1 and 3.10).
 from __future__ import annotations
 
 import hashlib
+import sys
 from collections import OrderedDict
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
@@ -21,9 +22,13 @@ from docker_registry.errors import Unauthorized
 
 Verified = TypeVar("Verified")
 
-#: Longest token that is parsed, and number of verified tokens that are remembered.
+#: Maximum length of a token.
 MAX_CHARACTERS: Final = 16 * 1024
+
+#: Maximum number of verified tokens that are remembered, and of their characters in total: a client may get any number
+#: of tokens with a hundred scopes, and what is remembered of these takes several times the memory of their text.
 MAX_REMEMBERED: Final = 10_000
+MAX_REMEMBERED_CHARACTERS: Final = 8 * 1024 * 1024
 
 #: Clocks of hosts may differ by this much.
 SKEW_SECONDS: Final = 60
@@ -77,7 +82,7 @@ def decode(
     now: float,
 ) -> dict[str, Any]:
     """
-    Verify a token except for its expiry, and return its claims; ``exp`` is a number.
+    Verify a token except for its expiry, and return its claims; ``exp``, if it is there, is a finite number.
 
     Args:
         find: returns the keys of an id; all keys for None, a token without ``kid``.
@@ -101,7 +106,7 @@ def decode(
         raise invalid("its algorithm is not allowed")
     claims = _claims(text, keys, str(algorithm), issuer=issuer, audience=audience, required=required)
     times = [claims.get(name, 0) for name in ("exp", "nbf", "iat")]
-    if not all(isinstance(value, int | float) and not isinstance(value, bool) for value in times):
+    if not all(_is_finite_number(value) for value in times):
         raise invalid("its times are malformed")
     if max(times[1:]) > now + SKEW_SECONDS:
         raise invalid("it is not valid yet")
@@ -113,13 +118,13 @@ def read_header(text: str) -> dict[str, Any]:
     Return the header of a token that is not verified yet.
 
     Raises:
-        Unauthorized: the token is malformed, or its header demands what is never done.
+        Unauthorized: the token is malformed, its header names a key or an extension, or it contains another token.
     """
     if len(text) > MAX_CHARACTERS:
         raise invalid("it is too long")
     try:
         header = jwt.get_unverified_header(text)
-    except (jwt.PyJWTError, RecursionError):
+    except (jwt.PyJWTError, RecursionError, UnicodeEncodeError):  # a password may contain surrogates
         raise invalid("it is malformed") from None
     if any(name in header for name in _FORBIDDEN):
         raise invalid("its header names a key or an extension")
@@ -130,7 +135,7 @@ def read_header(text: str) -> dict[str, Any]:
 
 def read_claims(text: str) -> dict[str, Any]:
     """
-    Return the claims of a token that is not verified yet, to choose who verifies it.
+    Return the claims of a token that is not verified yet, to choose the issuer whose keys verify it.
 
     Raises:
         Unauthorized: the token is malformed.
@@ -161,6 +166,11 @@ def _claims(
     raise invalid("its key is unknown")
 
 
+def _is_finite_number(value: object) -> bool:
+    # Python's JSON parser accepts NaN, Infinity and integers that are larger than any float.
+    return isinstance(value, int | float) and not isinstance(value, bool) and abs(value) <= sys.float_info.max
+
+
 def invalid(reason: str) -> Unauthorized:
     """Return the error for a token that is not valid."""
     return Unauthorized(f"The token is not valid: {reason}.", error="invalid_token")
@@ -178,25 +188,31 @@ def _reason(error: Exception) -> str:
 
 
 class Remembered(Generic[Verified]):
-    """Results of verified tokens, by a hash of the token; bounded, the oldest are forgotten first."""
+    """Results of verified tokens, by a hash of the token; beyond a maximum, the oldest ones are forgotten."""
 
     def __init__(self) -> None:
-        self._verified: OrderedDict[bytes, Verified] = OrderedDict()
+        self._verified: OrderedDict[bytes, tuple[Verified, int]] = OrderedDict()  # with the length of the token
+        self._characters = 0
 
     def get(self, text: str, verify: Callable[[str], Verified], version: object = "") -> Verified:
         """
         Return the result for a token, from memory or from *verify*.
 
         Args:
-            version: of the keys; results for other versions are not used.
+            version: of the keys; a result is not used any more when it has changed.
         """
         mark = hashlib.sha256(f"{version}\n{text}".encode("utf-8", "replace")).digest()
         found = self._verified.get(mark)
-        if found is None:
-            found = self._verified[mark] = verify(text)
-            while len(self._verified) > MAX_REMEMBERED:
-                self._verified.popitem(last=False)
-        return found
+        if found is not None:
+            return found[0]
+        result = verify(text)
+        if mark not in self._verified:  # another request may have verified the same token meanwhile
+            self._verified[mark] = result, len(text)
+            self._characters += len(text)
+        while len(self._verified) > MAX_REMEMBERED or self._characters > MAX_REMEMBERED_CHARACTERS:
+            _, (_, length) = self._verified.popitem(last=False)
+            self._characters -= length
+        return result
 
     def __len__(self) -> int:
         return len(self._verified)
