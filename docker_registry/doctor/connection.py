@@ -1,4 +1,4 @@
-"""HTTP connections of the doctor: one request each, so that every probe sees the proxy afresh."""
+"""HTTP connections of the doctor: one for each request, so that a proxy may send each one to another replica."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import urlencode, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
 TIMEOUT_SECONDS: Final = 30.0
 _MAX_BYTES: Final = 4 * 1024 * 1024
@@ -20,7 +20,7 @@ _MAX_BYTES: Final = 4 * 1024 * 1024
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """A response, with a body of at most 4 MiB."""
+    """A response; of its body, the first 4 MiB."""
 
     status: int
     headers: Mapping[str, str]
@@ -34,14 +34,15 @@ class Answer:
 @dataclass(slots=True)
 class Target:
     """
-    The address that is examined.
+    The registry that is examined, and how to authenticate there.
 
     Attributes:
-        url: scheme and host of the registry.
-        path: below which the registry is; empty at the root of the host.
+        url: scheme, host and port of the registry.
         ca: PEM file of the authorities to trust besides those of the system.
+        user: sent with *password* to the token server, or to a registry without one; None for an anonymous client.
         is_verified: whether certificates are verified.
-        authorization: value of the header for all requests.
+        authorization: value of the Authorization header of all requests; empty for none.
+        path: path of the URL below which the registry is; empty at the root of the host.
     """
 
     url: str
@@ -57,7 +58,7 @@ class Target:
         Open a connection.
 
         Args:
-            url: another address; default that of the registry.
+            url: where to connect to; by default the registry.
 
         Raises:
             OSError: it cannot be reached, or its certificate is not trusted.
@@ -78,6 +79,9 @@ class Target:
         """
         Send a request and return the response.
 
+        Args:
+            path: the whole path, beginning with :attr:`path`.
+
         Raises:
             OSError, http.client.HTTPException: no response was received.
         """
@@ -95,7 +99,8 @@ class Target:
 
     def basic(self) -> str:
         """Return the value of Authorization for the user's password."""
-        return "Basic " + base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
+        credentials = f"{self.user}:{self.password}".encode("utf-8", "surrogateescape")  # as in the environment
+        return "Basic " + base64.b64encode(credentials).decode()
 
     def fetch_token(self, challenge: str, scope: str) -> str:
         """
@@ -105,26 +110,29 @@ class Target:
             challenge: the value of WWW-Authenticate.
 
         Raises:
-            ValueError: the token server refuses, or its response has no token.
+            ValueError: the challenge names no token server, the token server refuses, or its response has no token.
             OSError, http.client.HTTPException: it cannot be reached.
         """
         given = dict(re.findall(r'(\w+)="([^"]*)"', challenge))
-        parts = urlsplit(given.get("realm", ""))
-        query = urlencode({"service": given.get("service", ""), "scope": scope})
-        connection = self.connect(given.get("realm"))
+        realm = given.get("realm", "")
+        parts = urlsplit(realm)
+        if parts.scheme not in ("http", "https") or not parts.hostname:
+            raise ValueError(f"the realm {realm!r} is not the URL of a token server")
+        parameters = parse_qsl(parts.query, keep_blank_values=True)
+        query = urlencode([*parameters, ("service", given.get("service", "")), ("scope", scope)])
+        connection = self.connect(realm)
         try:
             headers = {"Authorization": self.basic()} if self.user else {}
-            connection.request("GET", f"{parts.path}?{query}", headers=headers)
+            connection.request("GET", f"{parts.path or '/'}?{query}", headers=headers)
             answer = read(connection)
         finally:
             connection.close()
         if answer.status != 200:
             raise ValueError(f"the token server answers {answer.status}")
-        document = json.loads(answer.body)
-        return str(document.get("token") or document["access_token"])
+        return _token(answer.body)
 
     def offers_http2(self) -> bool:
-        """Return whether the server would speak HTTP/2."""
+        """Return whether the server selects HTTP/2 for a client that supports it (ALPN, RFC 7301)."""
         parts = urlsplit(self.url)
         context = self._context()
         context.set_alpn_protocols(["h2", "http/1.1"])
@@ -145,8 +153,30 @@ class Target:
         return context
 
 
+def _token(body: bytes) -> str:
+    """
+    Return the token in a response of a token server.
+
+    Raises:
+        ValueError: there is none.
+    """
+    try:
+        document = json.loads(body)
+    except (ValueError, RecursionError):
+        document = None
+    found = (document.get("token") or document.get("access_token")) if isinstance(document, dict) else None
+    if not isinstance(found, str):
+        raise ValueError("the response of the token server has no token")
+    return found
+
+
 def read(connection: http.client.HTTPConnection) -> Answer:
-    """Return the response to the request that was sent."""
+    """
+    Return the response to the request that was sent.
+
+    Raises:
+        OSError, http.client.HTTPException: no response was received.
+    """
     response = connection.getresponse()
     headers = {name.lower(): value for name, value in response.getheaders()}
     return Answer(response.status, headers, response.read(_MAX_BYTES))

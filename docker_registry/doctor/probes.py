@@ -57,7 +57,7 @@ def _run_probes(examination: Examination) -> None:
         if silence is not None and thread is not None:
             thread.join()
             silence.report()
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError: a URL in a header is malformed
         raise CannotExamine(f"{examination.target.url}: {error or type(error).__name__}") from None
 
 
@@ -87,8 +87,8 @@ def _sign_in(examination: Examination) -> None:
     _check_clock(examination, answer)
     challenge = answer.header("www-authenticate")
     if answer.status == 401 and challenge.lower().startswith("bearer"):
-        _check_realm(examination, challenge)
         try:
+            _check_realm(examination, challenge)
             token = examination.target.fetch_token(challenge, f"repository:{examination.repository}:pull,push,delete")
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise CannotExamine(f"no token for {examination.repository}: {error}") from None

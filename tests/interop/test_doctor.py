@@ -368,9 +368,83 @@ class TestAnotherProxy:
             assert [fault] == faults(url, expected=fault)
 
 
+class TokenServer(BaseHTTPRequestHandler):
+    """
+    A registry that demands tokens, and the server that issues them.
+
+    Attributes:
+        realm: of the challenge, after the address of this server.
+        content: the response to a request for a token.
+        paths: of requests for a token.
+    """
+
+    realm, content, paths = "", b"", ()
+
+    def do_GET(self):
+        is_challenge = self.path == "/v2/"
+        content = b"" if is_challenge else self.content
+        self.send_response(401 if is_challenge else 200)
+        if is_challenge:
+            realm = f"http://{self.headers['Host']}{self.realm}" if self.realm is not None else "/token"
+            self.send_header("WWW-Authenticate", f'Bearer realm="{realm}",service="here"')
+        else:
+            self.paths.append(self.path)
+        self.send_header("Content-Length", str(len(content)))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def token_server(**attributes):
+    """Run a token server, and yield its URL and the paths of the requests for a token."""
+    paths = []
+    handler = type("Handler", (TokenServer,), {"paths": paths, **attributes})
+    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        try:
+            yield f"http://127.0.0.1:{server.server_port}", paths
+        finally:
+            server.shutdown()
+            thread.join()
+
+
+class TestATokenServer:
+    @pytest.mark.parametrize("content", [b"{}", b"[]", b'{"token": null}', b"<html>", b'{"access_token": 1}'])
+    def test_that_issues_no_token_is_an_error(self, content, capsys):
+        with token_server(content=content) as (url, _):
+            assert 2 == main(["doctor", url])
+        assert "the response of the token server has no token" in capsys.readouterr().err
+
+    @pytest.mark.parametrize("realm", [None, "[::x/token"])
+    def test_without_a_url_is_an_error(self, realm, capsys):
+        with token_server(realm=realm) as (url, paths):
+            assert main(["doctor", url]) in (1, 2)
+        assert "no token for docker-registry-doctor/probe" in "".join(capsys.readouterr())
+        assert [] == paths
+
+    @pytest.mark.parametrize(
+        ("realm", "path"), [("", "/?"), ("/token", "/token?"), ("/token?tenant=a", "/token?tenant=a&")]
+    )
+    def test_is_asked_at_the_whole_url_of_the_realm(self, realm, path):
+        with token_server(content=b'{"access_token": "found"}') as (url, paths):
+            challenge = f'Bearer realm="{url}{realm}",service="here"'
+            assert "found" == Target(url).fetch_token(challenge, "repository:a:pull")
+        assert [f"{path}service=here&scope=repository%3Aa%3Apull"] == paths
+
+
 class TestAnAddress:
     def test_that_cannot_be_reached_is_an_error(self, capsys):
         assert 2 == main(["doctor", f"http://127.0.0.1:{free_port()}"])
+        assert "cannot be examined" in capsys.readouterr().err
+
+    def test_of_an_upload_that_is_malformed_is_an_error(self, registry, capsys):
+        kind = changing(lambda _, headers: "Location" in headers, Location="http://[x")
+        with relay(registry.port, kind) as url:
+            assert 2 == main(["doctor", url, "--silence", "0"])
         assert "cannot be examined" in capsys.readouterr().err
 
     @pytest.mark.parametrize(
