@@ -11,19 +11,21 @@ from docker_registry.http.exchange import MASK, SENSITIVE_NAMES
 #: Shorter secrets are replaced only where they are whole words, so that a password `a` does not destroy every text.
 _SHORT: Final = 6
 
-#: What precedes a secret is kept, what follows the group is replaced.
+#: What precedes a secret is kept, what follows the group is replaced. Patterns that search a word (``[\w-]*``) are only
+#: tried where it begins: if they were tried inside it too, the time would grow with the square of its length.
 _PATTERNS: Final = (
     # scheme://user:password@host
     re.compile(r"(?P<kept>\w://[^\s:/@]*:)[^\s/]*(?=@)"),
     # Headers as text and in mappings: Authorization: Basic …, 'Cookie': 'a=b; c=d'.
     re.compile(
-        r"(?P<kept>\b(?:[\w-]*authorization|(?:set-)?cookie)\b['\"]?\s*[:=]\s*['\"]?)[^\r\n'\"]+", re.IGNORECASE
+        r"(?P<kept>(?:(?<![\w-])[\w-]*authorization|\b(?:set-)?cookie)\b['\"]?\s*[:=]\s*['\"]?)[^\r\n'\"]+",
+        re.IGNORECASE,
     ),
     # Credentials of HTTP, and signed JSON (RFC 7519), wherever they are.
     re.compile(r"(?P<kept>\b(?:basic|bearer)\s+)[\w.~+/=-]{4,}", re.IGNORECASE),
-    re.compile(r"(?P<kept>)eyJ[\w-]*\.[\w-]*(?:\.[\w-]*)?"),
+    re.compile(r"(?<![\w-])(?=[\w-]*\.)(?P<kept>[\w-]*?)eyJ[\w-]*\.[\w-]*(?:\.[\w-]*)?"),
     # Query parameters, V1's tokens and attributes: signature=…, "password": "…".
-    re.compile(rf"(?P<kept>\b{SENSITIVE_NAMES}['\"]?\s*[:=]\s*['\"]?)[^\s&;,'\"]+", re.IGNORECASE),
+    re.compile(rf"(?P<kept>(?<![\w-]){SENSITIVE_NAMES}['\"]?\s*[:=]\s*['\"]?)[^\s&;,'\"]+", re.IGNORECASE),
 )
 
 

@@ -12,7 +12,7 @@ from typing import Final, Protocol
 
 from docker_registry.error_reports.redaction import Redactor
 
-#: Longer texts are cut: the message of an exception may contain a whole manifest.
+#: Longer texts are cut, also in a traceback: the message of an exception may contain a whole manifest.
 MAX_MESSAGE_CHARACTERS: Final = 4096
 
 _PACKAGE: Final = Path(__file__).parent.parent
@@ -45,12 +45,12 @@ class ErrorReport:
     One logged error, without secrets.
 
     Attributes:
-        kind: what errors of the same cause have in common: class and position, ``KeyError at registry/tags.py:120``.
+        kind: class and position, by which errors are grouped: ``KeyError at registry/tags.py:120``.
         error_class: name of the exception's class; the logger's name for a message without exception.
         message: text of the exception.
         logged: the logged message; for a request, its method and path.
         frames: calls, the outermost first; empty without a traceback.
-        traceback: the same as text, with the errors that caused this one.
+        traceback: the calls and the exception as text, with the exceptions that caused it; each message is cut.
         time: seconds since the Unix epoch.
         logger: name of the logger.
     """
@@ -87,8 +87,9 @@ def report_of(record: logging.LogRecord, redactor: Redactor) -> ErrorReport:
     secrets: Iterable[str] = getattr(record, SECRETS_ATTRIBUTE, ())
 
     def redacted(text: str) -> str:
-        return redactor.redact(text, secrets)
+        return redactor.redact(text, secrets)[:MAX_MESSAGE_CHARACTERS]
 
+    parts = [] if error is None else traceback.format_exception(error)  # one for each call, and one for each message
     frames = _frames(None if error is None else error.__traceback__)
     origin = next((frame for frame in reversed(frames) if frame.is_ours), None) or Frame(
         _relative(record.pathname), record.lineno, record.funcName or "", is_ours=True
@@ -97,10 +98,10 @@ def report_of(record: logging.LogRecord, redactor: Redactor) -> ErrorReport:
     return ErrorReport(
         kind=f"{error_class} at {origin.file}:{origin.line}",
         error_class=error_class,
-        message=redacted("" if error is None else str(error))[:MAX_MESSAGE_CHARACTERS],
-        logged=redacted(record.getMessage())[:MAX_MESSAGE_CHARACTERS],
+        message=redacted("" if error is None else str(error)),
+        logged=redacted(record.getMessage()),
         frames=frames,
-        traceback="" if error is None else redacted("".join(traceback.format_exception(error))),
+        traceback="".join(part if part.endswith("\n") else f"{part}\n" for part in map(redacted, parts)),
         time=record.created,
         logger=record.name,
     )

@@ -20,6 +20,7 @@ from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.error_reports.limiter import KindLimiter
 from docker_registry.error_reports.mail import MailReporter
 from docker_registry.error_reports.redaction import Redactor
+from docker_registry.error_reports.report import MAX_MESSAGE_CHARACTERS, report_of
 from docker_registry.error_reports.reporting import ErrorReporting
 from docker_registry.errors import ConfigError
 from docker_registry.registry.leases import Leases
@@ -125,6 +126,24 @@ class TestAnUnexpectedError:
         assert 1 == server.log.read_text().count(
             "an error could not be reported: ConnectionError: Bugsnag answered 403"
         )
+
+
+class TestAReport:
+    def test_has_long_messages_cut_and_redacted_also_in_its_traceback(self):
+        try:
+            try:
+                raise KeyError("first " + "x" * 1_000_000)
+            except KeyError as cause:
+                raise ValueError("password=s3cret " + "y" * 1_000_000) from cause
+        except ValueError:
+            error = sys.exc_info()
+        record = logging.getLogger("x").makeRecord("docker_registry.x", logging.ERROR, __file__, 1, "oops", (), error)
+        report = report_of(record, Redactor())
+        assert "KeyError: 'first xxx" in report.traceback
+        assert "\nValueError: password=******** yyy" in report.traceback
+        assert report.traceback.endswith("y\n")
+        assert MAX_MESSAGE_CHARACTERS == len(report.message)
+        assert len(report.traceback) < 3 * MAX_MESSAGE_CHARACTERS
 
 
 class TestTheHook:
@@ -237,6 +256,14 @@ class TestRedaction:
     def test_masks_secrets(self, text):
         redacted = Redactor(["s3cret"]).redact(text)
         assert ("s3cret" in redacted, "czNj" in redacted, "****" in redacted) == (False, False, True)
+
+    def test_masks_a_signed_text_inside_a_word(self):
+        assert "x_********, eyJnone" == Redactor().redact("x_eyJhbGci.eyJzdWIi.c2ln, eyJnone")
+
+    def test_takes_linear_time_for_long_words(self):
+        """A client chooses the path in a log message; with quadratic time, this test would take minutes."""
+        for text in ("a-" * 100_000, "eyJ" * 70_000):
+            assert text == Redactor().redact(text)
 
     def test_leaves_other_text(self):
         text = "GET /v2/a/manifests/x failed: KeyError 'sha256:abc' at https://host:5000/x"
