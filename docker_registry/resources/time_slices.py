@@ -4,8 +4,8 @@ Long computations on the event loop, divided into short time slices.
 Work that grows with stored content, such as processing parsed JSON or sorting directory listings, holds the interpreter
 lock, in whichever native thread it runs, and so blocks all other requests of the worker. Therefore it runs in slices,
 between which the event loop serves other requests. All computations that share a schedule take turns. While other
-requests need the processor, they get three times as much of it as the computations; otherwise a computation pauses for
-as long as it runs.
+requests need the processor, they get three times as much of it as the computations; otherwise the pause after a slice
+is short, by default as long as a slice.
 
 On a busy machine a slice takes longer than planned, because the worker waits for the processor. The pause is then
 longer too; otherwise the computations would get most of the little processor time that the worker has.
@@ -56,14 +56,14 @@ class TimeSlices:
         self._slice_seconds = slice_seconds
         self._pause_seconds = slice_seconds if pause_seconds is None else pause_seconds
         self._turn: BoundedSemaphore | None = None
-        self._resumed = 0.0  # when a computation last went on
+        self._resumed = 0.0  # when a pause last ended, on the monotonic clock
 
     def pace(self, items: Iterable[Item]) -> Iterator[Item]:
         """
         Yield the items of a long computation, and pause between items when a slice is used up.
 
-        The consumer's time counts as well, also if it waits for the store. Outside a server worker no other greenlet
-        needs this thread, and there are no pauses.
+        The time that the consumer takes for an item counts as well, also if it waits for the store. Outside a server
+        worker there are no pauses, because no other greenlet needs the thread.
         """
         if not monkey.is_module_patched("threading"):
             yield from items
@@ -88,10 +88,11 @@ class TimeSlices:
 
     def pause(self, began: float | None = None) -> None:
         """
-        Let other requests run, then wait until it is this computation's turn to go on.
+        Wait for this computation's turn, then pause; longer while other requests need the processor.
 
         Args:
-            began: when the slice began that ends now, on the monotonic clock; None when a computation last went on.
+            began: when the slice began that ends now, on the monotonic clock; by default, the end of the last pause of
+                any computation.
         """
         took = time.monotonic() - (self._resumed if began is None else began)
         took = max(self._slice_seconds, min(took, _LONGEST_SLICE * self._slice_seconds))

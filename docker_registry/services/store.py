@@ -1,4 +1,4 @@
-"""Opens the configured store with its cache, and what lies beside it."""
+"""Opens the configured store with its cache, and the Redis that hosts share; chooses the search database."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from docker_registry.registry.v1.diff_queue import RedisDiffQueue
 
-#: The search database of a host without a local disk for its data.
+#: URL of the search database if the store is not on a local disk.
 _TEMPORARY_DATABASE: Final = "sqlite:////tmp/docker-registry.db"
 
 
@@ -44,8 +44,8 @@ def search_database(config: Config) -> str:
     """
     Return the URL of the search database.
 
-    By default it is beside the data. Hosts that share a folder over the network must not share an SQLite database
-    there, so each then has its own.
+    By default it is beside the data if these are on a local disk. Hosts that share a folder over the network must not
+    share an SQLite database there, so each of them has its own in ``/tmp``, as with other stores.
     """
     if config.sqlalchemy_index_database:
         return config.sqlalchemy_index_database
@@ -120,7 +120,7 @@ def open_shared_redis(
     The function returns the result of the work, or None while Redis is unavailable.
 
     Args:
-        max_wait_seconds: total wait time of one request.
+        max_wait_seconds: how long one call of the function may wait for Redis.
 
     Raises:
         ConfigError: the library for Redis is not installed.

@@ -39,13 +39,13 @@ _HEADERS: Final = {
 #: Characters of a key that are not escaped in a URL.
 _SAFE: Final = "/-._~"
 
-#: Responses that the client handles better, such as redirects to another region. After so many in a row, all requests
-#: are left to the client for a while.
+#: Statuses of responses that the client handles better, such as redirects to another region. After three of them in a
+#: row, all requests are left to the client for a minute.
 _UNSUITABLE: Final = frozenset({301, 307, 400, 403})
 _MAX_UNSUITABLE: Final = 3
 _PAUSE_SECONDS: Final = 60.0
 
-#: Responses that need no client.
+#: Statuses of responses that are returned; after any other, the request is left to the client.
 _SUITABLE: Final = frozenset({200, 204, 206, 404, 412})
 
 _FAILURES: Final = (BotoCoreError, HTTPError, HTTPException, OSError, ValueError)
@@ -146,7 +146,7 @@ class ObjectRequests:
         return status in _SUITABLE
 
     def leave_to_client(self) -> None:
-        """Send nothing from now on."""
+        """Leave all requests to the client from now on."""
         self._paused_until = math.inf
 
     def close(self) -> None:
