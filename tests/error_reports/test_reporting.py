@@ -132,9 +132,9 @@ class TestAReport:
     def test_has_long_messages_cut_and_redacted_also_in_its_traceback(self):
         try:
             try:
-                raise KeyError("first " + "x" * 1_000_000)
+                raise KeyError("first " + "x" * 50_000)
             except KeyError as cause:
-                raise ValueError("password=s3cret " + "y" * 1_000_000) from cause
+                raise ValueError("password=s3cret " + "y" * 50_000) from cause
         except ValueError:
             error = sys.exc_info()
         record = logging.getLogger("x").makeRecord("docker_registry.x", logging.ERROR, __file__, 1, "oops", (), error)
@@ -262,7 +262,7 @@ class TestRedaction:
 
     def test_takes_linear_time_for_long_words(self):
         """A client chooses the path in a log message; with quadratic time, this test would take minutes."""
-        for text in ("a-" * 100_000, "eyJ" * 70_000):
+        for text in ("a-" * 20_000, "eyJ" * 14_000):
             assert text == Redactor().redact(text)
 
     def test_leaves_other_text(self):
