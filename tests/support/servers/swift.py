@@ -89,6 +89,20 @@ storage_url_scheme = http
 use = egg:swift#slo
 max_manifest_segments = {most_segments}
 """
+#: Writes the rings of all services in one process, for a folder and pairs SERVICE=PORT: Swift takes long to import.
+_RINGS = """
+import sys
+from swift.common.ring import RingBuilder
+
+folder, *services = sys.argv[1:]
+for service, port in (pair.split("=") for pair in services):
+    builder = RingBuilder(part_power=6, replicas=1, min_part_hours=1)
+    address = {"ip": "127.0.0.1", "port": int(port)}
+    replication = {f"replication_{name}": value for name, value in address.items()}
+    builder.add_dev({"region": 1, "zone": 1, **address, **replication, "device": "d1", "weight": 1})
+    builder.rebalance()
+    builder.get_ring().save(f"{folder}/{service}.ring.gz")
+"""
 _FILTERS = ("catch_errors", "gatekeeper", "healthcheck", "listing_formats", "bulk", "tempurl", "s3api", "copy", "dlo")
 
 
@@ -177,14 +191,11 @@ def _write_configuration(folder: Path, ports: dict[str, int]) -> None:
         # Pages so short that every longer list needs several.
         "[swift-constraints]\ncontainer_listing_limit = 20\n"
     )
-    builder = programs.Tool([_require("swift-ring-builder")])
     for service in _SERVICES:
         text = _STORAGE.format(user=getpass.getuser(), folder=folder, service=service, port=ports[service])
         (folder / f"{service}.conf").write_text(text)
-        ring = folder / f"{service}.builder"
-        builder(ring, "create", "6", "1", "1")
-        builder(ring, "add", f"r1z1-127.0.0.1:{ports[service]}/d1", "1")
-        builder(ring, "rebalance")
+    arguments = [f"{service}={ports[service]}" for service in _SERVICES]
+    programs.Tool([sys.executable, "-c", _RINGS])(str(folder), *arguments)
     text = _PROXY.format(
         user=getpass.getuser(),
         folder=folder,
