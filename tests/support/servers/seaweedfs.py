@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import json
 import shutil
@@ -97,21 +98,19 @@ def run_seaweedfs() -> Iterator[S3Server]:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
         environment = {"WEED_S3_SSE_KEY": "a key for tests"}
         # A graceful stop would flush data for many seconds.
-        running = processes.running(command, folder / "log", lambda: _is_ready(server), environment, is_discarded=True)
-        stack.enter_context(running)
+        with contextlib.closing(server.connect()) as client:
+            is_ready = functools.partial(_is_ready, server, client)
+            stack.enter_context(processes.running(command, folder / "log", is_ready, environment, is_discarded=True))
         yield server
 
 
-def _is_ready(server: S3Server) -> bool:
+def _is_ready(server: S3Server, client: Any) -> bool:
     """Return whether it stores objects: volumes start a little later than the gateway."""
     if not processes.listens(server.port):
         return False
-    client = server.connect()
     try:
         client.create_bucket(Bucket=BUCKET)
         client.put_object(Bucket=BUCKET, Key="ready", Body=b"ready")
     except Exception:  # noqa: BLE001 - whatever it says, it is asked again
         return False
-    finally:
-        client.close()
     return True
