@@ -160,7 +160,8 @@ class TestARobotsToken:
         assert "ci" == Robots(driver).verify(token).name
 
     @pytest.mark.parametrize(
-        "change", [{}, {"scopes": [1]}, {"scopes": 1}, {"hash": []}, {"name": {}}, {"expires": "never"}]
+        "change",
+        [{}, {"scopes": [1]}, {"scopes": 1}, {"hash": []}, {"name": {}}, {"expires": "never"}, {"expires": 10**400}],
     )
     def test_of_a_damaged_file_is_refused_and_the_file_is_kept(self, driver, change):
         whole = {"name": "ci", "hash": "", "scopes": ["a:pull"], "created": 1, "expires": 2}
