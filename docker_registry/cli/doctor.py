@@ -31,10 +31,15 @@ def run(arguments: argparse.Namespace) -> int:
     from docker_registry.doctor.examination import CannotExamine, Examination
     from docker_registry.doctor.probes import examine
 
-    parts = urlsplit(arguments.url)
+    wrong = ConfigError(f"{arguments.url} must be https://HOST or https://HOST/PATH, without /v2")
+    try:
+        parts = urlsplit(arguments.url)
+        _ = parts.port  # raises ValueError if it is malformed
+    except ValueError:
+        raise wrong from None
     path = parts.path.rstrip("/")
     if parts.scheme not in ("http", "https") or not parts.hostname or path.startswith(("/v1", "/v2")):
-        raise ConfigError(f"{arguments.url} must be https://HOST or https://HOST/PATH, without /v2")
+        raise wrong
     if not 0 <= arguments.silence <= _MAX_SILENCE_SECONDS:
         raise ConfigError(f"--silence must be 0 to {_MAX_SILENCE_SECONDS} seconds")
     target = Target(

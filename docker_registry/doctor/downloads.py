@@ -89,16 +89,17 @@ def _get(examination: Examination, path: str, headers: Mapping[str, str] | None 
     answer = target.ask("GET", path, headers={"Accept-Encoding": "identity", **(headers or {})})
     if answer.status not in (302, 307):
         return answer
-    location = urljoin(target.url, answer.header("location"))
-    parts = urlsplit(location)
+    location = answer.header("location")
     try:
+        location = urljoin(target.url, location)
+        parts = urlsplit(location)
         with contextlib.closing(target.connect(location)) as connection:
             connection.request("GET", f"{parts.path}?{parts.query}", headers=dict(headers or {}))
             found = read(connection)
-    except (OSError, http.client.HTTPException) as error:
+    except (OSError, ValueError, http.client.HTTPException) as error:
         examination.findings.fault(
             "redirect",
-            f"Downloads are redirected to {parts.scheme}://{parts.netloc}, which this client cannot reach "
+            f"Downloads are redirected to {location.partition('?')[0]}, which this client cannot reach "
             f"({error}). Set storage_redirect: false, or make the store reachable.",
         )
         return Answer(206 if (headers or {}).get("Range") else 200, answer.headers, examination.image.blob)

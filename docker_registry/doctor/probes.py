@@ -38,7 +38,7 @@ def examine(examination: Examination) -> list[Finding]:
             raise
         examination.findings.note("incomplete", f"The other probes were not run: {error}.")
     finally:
-        with contextlib.suppress(OSError, http.client.HTTPException):
+        with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
             examination.clean_up()
     return examination.findings
 

@@ -237,7 +237,7 @@ class SilentUpload:
                     answer = read(connection)
                 self._is_cut_off = answer.status != 202
             self._examination.target.ask("DELETE", location)
-        except (OSError, http.client.HTTPException, CannotExamine):
+        except (OSError, ValueError, http.client.HTTPException, CannotExamine):
             self._is_cut_off = True
 
     def report(self) -> None:

@@ -452,6 +452,8 @@ class TestAnAddress:
         [
             (["http://127.0.0.1:5000/v2/"], "without /v2"),
             (["ftp://127.0.0.1"], "must be https://HOST"),
+            (["http://[x"], "must be https://HOST"),
+            (["http://127.0.0.1:99999"], "must be https://HOST"),
             (["http://127.0.0.1:5000", "--silence", "-1"], "--silence must be"),
             (["http://127.0.0.1:5000", "--silence", "nan"], "--silence must be"),
         ],
