@@ -68,17 +68,22 @@ class BackupFolder:
     @property
     def is_complete(self) -> bool:
         """Whether the last backup into this directory completed; True for a tree copied by another program."""
-        try:
-            return bool(json.loads((self._state_folder / "state.json").read_bytes())["isComplete"])
-        except FileNotFoundError:
-            return True
-        except (ValueError, KeyError, TypeError):
-            return False
+        path = self._state_folder / "state.json"
+        with _translated(path, "read"):
+            try:
+                return bool(json.loads(path.read_bytes())["isComplete"])
+            except FileNotFoundError:
+                return True
+            except (ValueError, KeyError, TypeError):
+                return False
 
     @property
     def is_readable(self) -> bool:
         """Whether the directory exists and can be listed."""
-        return self._root.is_dir() and os.access(self._root, os.R_OK | os.X_OK)
+        try:
+            return self._root.is_dir() and os.access(self._root, os.R_OK | os.X_OK)
+        except PermissionError:  # of a folder above it
+            return False
 
     def size(self, path: str) -> int | None:
         """Return the size of a file in bytes; None if it does not exist."""
