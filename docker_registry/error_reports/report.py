@@ -101,7 +101,10 @@ def report_of(record: logging.LogRecord, redactor: Redactor) -> ErrorReport:
         message=redacted("" if error is None else str(error)),
         logged=redacted(record.getMessage()),
         frames=frames,
-        traceback="".join(part if part.endswith("\n") else f"{part}\n" for part in map(redacted, parts)),
+        # Once more as a whole: each line of a note is a part of its own, and a secret may begin on the next one.
+        traceback=redactor.redact(
+            "".join(part if part.endswith("\n") else f"{part}\n" for part in map(redacted, parts)), secrets
+        ),
         time=record.created,
         logger=record.name,
     )
