@@ -83,7 +83,7 @@ class Warming:
             raise ManifestUnknown(
                 "The index has no image for these platforms.", platforms=[each.text for each in platforms]
             )
-        if children and not depth:
+        if not depth and not warmed.manifests.issuperset(children):
             raise ManifestInvalid("The indexes are nested too deeply.", digest=str(digest))
         for child in children:
             if child not in warmed.manifests:
