@@ -276,7 +276,7 @@ class Blobs:
             with suppress(PreconditionFailed):
                 self._driver.put_content(target, content, if_match=ABSENT)
                 return Blob(digest, len(content), target, is_new=True)
-        if self._driver.capabilities.pages:  # looking for it takes as long as writing it, whatever is there
+        if self._driver.capabilities.pages:  # looking for it takes as long as writing it
             self._driver.put_content(target, content)
             return Blob(digest, len(content), target)
         stored = self._driver.find_versioned(target)  # bypasses caches, to detect damage in the store

@@ -53,7 +53,7 @@ class TagChange:
 
     Attributes:
         digest: the new target.
-        version: of the link to replace; None if the tag is set whatever it points at.
+        version: of the link to replace; None to set the tag regardless of its target.
         previous: the current target; None if there is none, or only one in a source without a manifest.
         is_previous_known: False if the change does not depend on the target, and *previous* is not known.
         condition: must hold for the current target.

@@ -110,7 +110,7 @@ class TestARepeatedExchange:
         sizes = {"/a": 2, "/b": 3000}
         reports = [repeated(observation, target=path, bytes_out=size, notes={}) for path, size in sizes.items()]
         for observe in (*reports, *reports, reports[0]):
-            observe(-1.0)  # in the first bucket, whatever time the report takes
+            observe(-1.0)  # in the first bucket, however long the report takes
         assert [] == written
         observation.report_refused(None, "10.9.9.9", 400)
         assert ["/a", "/b", "/a", "/b", "/a"] == [json.loads(line)["message"].split()[1] for line in written]
@@ -136,7 +136,7 @@ class TestARepeatedExchange:
         metrics, observation = ServerMetrics(None, lambda numbers: observation.deliver()), Observation()
         observation.observers.append(metrics)
         observe = repeated(observation)
-        for seconds in (-1.0, 0.3, 20.0, 100.0):  # in the middle of buckets, whatever time the report takes
+        for seconds in (-1.0, 0.3, 20.0, 100.0):  # in the middle of buckets, however long the report takes
             observe(seconds)
         row = metrics._numbers().series["manifest", "get", "200"]
         assert [1, 1, 1, 1] == [row.seconds_buckets[index] for index in (0, 6, 11, 12)]
