@@ -302,7 +302,7 @@ class _Outcome(Generic[Result]):
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether the call ended with an exception that ends its greenlet, such as a timeout."""
+        """Whether an exception that is not an error ended the call, such as a timeout or the end of its greenlet."""
         return self._error is not None and not isinstance(self._error, Exception)
 
     def result(self) -> Result:

@@ -3,7 +3,7 @@ Ingest: a pipeline that receives, hashes and writes a request body concurrently,
 
 Each stage runs at its own pace. One greenlet receives into a block. Another passes received blocks to a native thread
 that hashes them and calls further taps, while the driver writes the same blocks in another thread. A block is
-reused for receiving only after both have released it. So a transfer holds a few blocks, whatever its size, and neither
+reused for receiving only after both have released it. So a transfer of any size holds only a few blocks, and neither
 hashing nor disk writes block the event loop.
 
 All transfers of a process share a memory budget evenly (:data:`POOL`). Blocks consist of whole pages, so the file
