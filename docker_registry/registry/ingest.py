@@ -6,8 +6,8 @@ that hashes them and calls further taps, while the driver writes the same blocks
 reused for receiving only after both have released it. So a transfer of any size holds only a few blocks, and neither
 hashing nor disk writes block the event loop.
 
-All transfers of a process share a memory budget evenly (:data:`POOL`). Blocks consist of whole pages, so the file
-driver can write them with O_DIRECT, past the page cache.
+All transfers of a registry share a memory budget evenly (:class:`BufferPool`). Blocks consist of whole pages, so the
+file driver can write them with O_DIRECT, past the page cache.
 """
 
 from __future__ import annotations
@@ -119,6 +119,10 @@ class BufferPool:
     """Allocates the blocks of transfers; the more transfers run at the same time, the smaller the blocks."""
 
     def __init__(self, total_bytes: int = 32 * 1024 * 1024) -> None:
+        """
+        Args:
+            total_bytes: memory for the blocks of all transfers together.
+        """
         self._total_bytes = total_bytes
         self._transfers = 0
 
@@ -158,10 +162,6 @@ def _new(size: int) -> memoryview:
     return memoryview(mmap.mmap(-1, size))
 
 
-#: The pool for all bodies that this process receives.
-POOL: Final = BufferPool()
-
-
 class Ingest:
     """
     Receives a body. Iterate once over the blocks, then read ``size``, ``complete`` and ``digest``.
@@ -173,16 +173,24 @@ class Ingest:
     """
 
     def __init__(
-        self, body: Body, algorithm: str = CANONICAL, *, max_bytes: int | None = None, taps: Sequence[Tap] = ()
+        self,
+        body: Body,
+        buffers: BufferPool,
+        algorithm: str = CANONICAL,
+        *,
+        max_bytes: int | None = None,
+        taps: Sequence[Tap] = (),
     ) -> None:
         """
         Args:
+            buffers: allocates the blocks.
             algorithm: digest algorithm.
             max_bytes: a longer body is rejected: the iteration, or :meth:`short`, raises SizeInvalid.
             taps: functions that are called with every block; the same calls raise their exceptions.
         """
         self.size = 0
         self._body = body
+        self._buffers = buffers
         self._hash = hashlib.new(algorithm)
         self._max_bytes = max_bytes
         self._taps: tuple[Tap, ...] = (self._hash.update, *taps)
@@ -200,7 +208,7 @@ class Ingest:
 
     def short(self) -> bytes | None:
         """Receive a short body and return it; None when the body is longer: iterate to receive it."""
-        with POOL.transfer():
+        with self._buffers.transfer():
             block = self._short_buffer()
             filled = _fill(self._body, block) if block else 0
             if filled == len(block):
@@ -218,16 +226,16 @@ class Ingest:
         if content:
             yield memoryview(content)
         elif content is None:
-            with POOL.transfer():
+            with self._buffers.transfer():
                 yield from self._pipeline()
 
     def _short_buffer(self) -> memoryview:
         """Return a buffer longer than a short body, so that its end is seen at once; empty for a long body."""
         length = self._body.length
         if length is None:
-            return POOL.first()
+            return self._buffers.first()
         limit = INLINE_BYTES if self._taps == (self._hash.update,) else INLINE_BYTES_WITH_TAPS
-        return memoryview(bytearray(length + 1 if length <= min(limit, POOL.block_bytes) else 0))
+        return memoryview(bytearray(length + 1 if length <= min(limit, self._buffers.block_bytes) else 0))
 
     def _pipeline(self) -> Iterator[memoryview]:
         used: SimpleQueue[memoryview] = SimpleQueue()
@@ -246,7 +254,7 @@ class Ingest:
                 if not block:
                     break
                 self._count(len(block))
-                shared = _SharedBlock(block, used)
+                shared = _SharedBlock(block, self._buffers, used)
                 taps.put(shared)
                 yield block
                 shared.release()
@@ -264,7 +272,7 @@ class Ingest:
         try:
             while True:
                 if blocks < BLOCKS and used.empty():
-                    block = POOL.next()
+                    block = self._buffers.next()
                     blocks += 1
                 else:
                     block = used.get()
@@ -286,15 +294,16 @@ class Ingest:
 class _SharedBlock:
     """A block shared by the taps and the writer; it is reused for receiving after both have released it."""
 
-    def __init__(self, block: memoryview, used: SimpleQueue[memoryview]) -> None:
+    def __init__(self, block: memoryview, buffers: BufferPool, used: SimpleQueue[memoryview]) -> None:
         self.block = block
+        self._buffers = buffers
         self._users = 2
         self._used = used
 
     def release(self) -> None:
         self._users -= 1
         if not self._users:
-            self._used.put(POOL.again(self.block))
+            self._used.put(self._buffers.again(self.block))
 
 
 class _TapStage:

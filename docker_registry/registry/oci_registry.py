@@ -11,6 +11,7 @@ from docker_registry.registry import layout
 from docker_registry.registry.access import Access
 from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.immutability import ImmutableContent, ImmutableTags
+from docker_registry.registry.ingest import BufferPool
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.manifest_pushes import ManifestPushes
@@ -58,6 +59,7 @@ class OciRegistry:
         self.sources = Sources()
         self.slices = TimeSlices()
         self.json_budget = JsonBudget(self.slices)
+        self.buffers = BufferPool()
         self.listings = ListingCache(driver, self.slices)
         self.catalog = Catalog(driver, self.listings)
         self.leases = Leases(driver)
@@ -65,7 +67,7 @@ class OciRegistry:
         self.access = Access(driver, self.private_repositories)
         self.repositories = Repositories(driver, self.catalog, self.access, self.sources.repositories)
         self.blobs = Blobs(driver, self.repositories, self.access, self.sources.blobs)
-        self.uploads = Uploads(driver, self.blobs, slices=self.slices)
+        self.uploads = Uploads(driver, self.blobs, slices=self.slices, buffers=self.buffers)
         self.immutable_tags = ImmutableTags(immutable_tags)
         self.tags = Tags(driver, self.listings, self.immutable_tags, self.sources.tags)
         self.manifests = Manifests(driver, self.blobs, self.tags, self.json_budget, self.sources.manifests)

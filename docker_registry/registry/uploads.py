@@ -22,7 +22,7 @@ from docker_registry.errors import BlobUnknown, DigestInvalid, PathNotFound, Ran
 from docker_registry.registry import layout
 from docker_registry.registry.actor import ANONYMOUS_DELETE, ANONYMOUS_PUSH, GARBAGE_COLLECTION, Actor
 from docker_registry.registry.blobs import Blobs
-from docker_registry.registry.ingest import Body, Ingest, Tap
+from docker_registry.registry.ingest import Body, BufferPool, Ingest, Tap
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
 from docker_registry.registry.sources import Blob
 from docker_registry.registry.upload_sessions import Chunk, Upload, UploadSessions
@@ -47,14 +47,17 @@ class Uploads:
         blobs: Blobs,
         now: Callable[[], float] = time.time,
         slices: TimeSlices | None = None,
+        buffers: BufferPool | None = None,
     ) -> None:
         """
         Args:
             now: the clock, seconds since the Unix epoch.
             slices: divides the scan of all sessions into time slices.
+            buffers: allocates the blocks of bodies; by default a pool of its own.
         """
         self._driver = driver
         self._blobs = blobs
+        self._buffers = buffers or BufferPool()
         self._sessions = UploadSessions(driver, now, slices)
         self.counts = self._sessions.counts
 
@@ -243,7 +246,7 @@ class Uploads:
         """Store a body as a chunk, in memory if it is short and the first; return also whether it is complete."""
         if length is not None and body.length is not None and length != body.length:
             raise SizeInvalid("Content-Range and Content-Length disagree.", range=length, length=body.length)
-        ingest = Ingest(body, upload.algorithm, max_bytes=length, taps=taps)
+        ingest = Ingest(body, self._buffers, upload.algorithm, max_bytes=length, taps=taps)
         content = None if upload.chunk_count else ingest.short()
         name = self._sessions.write(upload, ingest) if content is None else None
         complete = ingest.complete and length in (None, ingest.size)
@@ -253,7 +256,7 @@ class Uploads:
         self, name: RepositoryName | None, digest: Digest, body: Body, length: int | None = None, *, actor: Actor
     ) -> Blob:
         """Stream a whole blob to its path; it becomes visible only after its digest was verified."""
-        ingest = Ingest(body, digest.algorithm, max_bytes=length)
+        ingest = Ingest(body, self._buffers, digest.algorithm, max_bytes=length)
         self._driver.stream_write(layout.blob_data(digest), _verified(ingest, digest, length))
         if name is not None:
             self._blobs.link(name, digest)

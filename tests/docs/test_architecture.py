@@ -161,6 +161,7 @@ DOMAIN = {
         "access",
         "blobs",
         "immutability",
+        "ingest",
         "layout",
         "leases",
         "listing_cache",
@@ -636,6 +637,7 @@ DOMAIN = {
         "mirror.upstream_content",
     },
     "mirror.transfers": {
+        "ingest",
         "layout",
         "leases",
         "mirror.arriving_content",

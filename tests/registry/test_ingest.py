@@ -49,15 +49,19 @@ class Pieces:
 CONTENT = bytes(range(256)) * 10000
 
 
+def ingest_of(body, *arguments, **options):
+    return Ingest(body, BufferPool(), *arguments, **options)
+
+
 @pytest.mark.parametrize(
     "size", [0, 1, 65536, 65537, LARGEST_BLOCK_BYTES, LARGEST_BLOCK_BYTES + FIRST_BLOCK_BYTES + 1, len(CONTENT)]
 )
 class TestABodyOfAnyLength:
     def test_passes_unchanged_in_its_order(self, size):
-        assert CONTENT[:size] == b"".join(bytes(block) for block in Ingest(Content(CONTENT[:size])))
+        assert CONTENT[:size] == b"".join(bytes(block) for block in ingest_of(Content(CONTENT[:size])))
 
     def test_is_counted_and_hashed(self, size):
-        ingest = Ingest(Content(CONTENT[:size]), "sha512")
+        ingest = ingest_of(Content(CONTENT[:size]), "sha512")
         for _ in ingest:
             pass
         assert (size, Digest("sha512", hashlib.sha512(CONTENT[:size]).hexdigest())) == (ingest.size, ingest.digest)
@@ -67,35 +71,35 @@ class TestABodyOfAnyLength:
 class TestABodyOfUnknownLength:
     def test_passes_whole(self):
         pieces = [CONTENT[start : start + 32768] for start in range(0, len(CONTENT), 32768)]
-        assert CONTENT == b"".join(bytes(block) for block in Ingest(Pieces(pieces)))
+        assert CONTENT == b"".join(bytes(block) for block in ingest_of(Pieces(pieces)))
 
     def test_that_is_truncated_ends_incomplete(self):
-        ingest = Ingest(Pieces([b"abc"], complete=False))
+        ingest = ingest_of(Pieces([b"abc"], complete=False))
         assert [b"abc"] == [bytes(block) for block in ingest]
         assert not ingest.complete
 
     def test_that_is_longer_than_allowed_is_refused(self):
         with pytest.raises(SizeInvalid):
-            list(Ingest(Pieces([b"x" * 11]), max_bytes=10))
+            list(ingest_of(Pieces([b"x" * 11]), max_bytes=10))
 
 
 class TestAShortBody:
     @pytest.mark.parametrize("body", [Content(b"short"), Pieces([b"sh", b"ort"])])
     def test_is_available_immediately(self, body):
         seen = []
-        ingest = Ingest(body, taps=[lambda block: seen.append(bytes(block))])
+        ingest = ingest_of(body, taps=[lambda block: seen.append(bytes(block))])
         assert b"short" == ingest.short()
         assert (5, Digest.of(b"short"), True) == (ingest.size, ingest.digest, ingest.complete)
         assert [b"short"] == seen
 
     def test_that_is_truncated_is_not_complete(self):
-        ingest = Ingest(Pieces([b"abc"], complete=False))
+        ingest = ingest_of(Pieces([b"abc"], complete=False))
         assert b"abc" == ingest.short()
         assert not ingest.complete
 
     @pytest.mark.parametrize("body", [Content(CONTENT), Pieces([CONTENT])])
     def test_that_is_not_short_is_streamed(self, body):
-        ingest = Ingest(body)
+        ingest = ingest_of(body)
         assert ingest.short() is None
         assert CONTENT == b"".join(bytes(block) for block in ingest)
         assert (len(CONTENT), Digest.of(CONTENT)) == (ingest.size, ingest.digest)
@@ -106,7 +110,7 @@ class TestObservers:
 
     def test_see_every_byte_in_order_however_fast_the_writer_is(self):
         seen = []
-        ingest = Ingest(Content(CONTENT * 3), taps=[lambda block: seen.append(bytes(block))])
+        ingest = ingest_of(Content(CONTENT * 3), taps=[lambda block: seen.append(bytes(block))])
         written = []
         for number, block in enumerate(ingest):
             written.append(bytes(block))
@@ -123,7 +127,7 @@ class TestObservers:
             assert go_on.wait(60)
             looks.append(bytes(block))
 
-        blocks = iter(Ingest(Content(CONTENT * 3), taps=[look]))
+        blocks = iter(ingest_of(Content(CONTENT * 3), taps=[look]))
         written = [bytes(next(blocks)) for _ in range(3)]
         assert [] == looks
         go_on.set()
@@ -132,7 +136,7 @@ class TestObservers:
 
     @pytest.mark.parametrize("failing", [0, 1, -1])
     def test_report_their_errors(self, failing):
-        blocks = len(list(Ingest(Content(CONTENT * 3))))
+        blocks = len(list(ingest_of(Content(CONTENT * 3))))
         numbers = itertools.count()
 
         def look(_block):
@@ -140,7 +144,7 @@ class TestObservers:
                 raise ZeroDivisionError
 
         with pytest.raises(ZeroDivisionError):
-            for _ in Ingest(Content(CONTENT * 3), taps=[look]):
+            for _ in ingest_of(Content(CONTENT * 3), taps=[look]):
                 gevent.sleep(0)
 
     def test_end_before_an_aborted_writer_is_notified(self):
@@ -151,7 +155,7 @@ class TestObservers:
             time.sleep(0.1)
             is_over.set()
 
-        blocks = iter(Ingest(Content(CONTENT * 3), taps=[look]))
+        blocks = iter(ingest_of(Content(CONTENT * 3), taps=[look]))
         next(blocks)
         while not under_way.is_set():
             gevent.sleep(0.001)
@@ -162,11 +166,11 @@ class TestObservers:
 class TestAFailedIngest:
     def test_raises_the_error_of_the_body(self):
         with pytest.raises(ConnectionError):
-            list(Ingest(Pieces([CONTENT], error=ConnectionError())))
+            list(ingest_of(Pieces([CONTENT], error=ConnectionError())))
 
     def test_stops_receiving_when_the_writer_gives_up(self):
         body = Pieces([CONTENT])
-        blocks = iter(Ingest(body))
+        blocks = iter(ingest_of(body))
         next(blocks)
         blocks.close()
         left = len(body._pieces)
@@ -174,7 +178,7 @@ class TestAFailedIngest:
         assert left == len(body._pieces)
 
     def test_keeps_each_block_valid_only_until_the_next_one(self):
-        kept = list(Ingest(Content(CONTENT)))
+        kept = list(ingest_of(Content(CONTENT)))
         with pytest.raises(ValueError, match="released"):
             bytes(kept[0])
 

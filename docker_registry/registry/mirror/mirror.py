@@ -116,7 +116,7 @@ class Mirror:
             MirroredTags(remotes, records, manifests, registry.leases, registry.json_budget, now)
         )
         registry.sources.manifests.append(manifests)
-        self.transfers = Transfers(registry.driver, registry.leases)
+        self.transfers = Transfers(registry.driver, registry.leases, registry.buffers)
         registry.sources.blobs.append(
             MirroredBlobs(registry.driver, remotes, registry.blobs, registry.uploads, self.transfers, sizes)
         )

@@ -21,7 +21,7 @@ from typing import Final
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound
 from docker_registry.registry import layout
-from docker_registry.registry.ingest import POOL
+from docker_registry.registry.ingest import BufferPool
 from docker_registry.registry.stored_file import FilePart, Segment
 
 #: The first piece is short, so that clients of other processes get their first byte soon; each next one is longer.
@@ -136,13 +136,21 @@ class Pieces(StoredPieces):
         end: offset after the last byte.
     """
 
-    def __init__(self, driver: StorageDriver, transfer_id: str, now: Callable[[], float] = time.monotonic) -> None:
+    def __init__(
+        self,
+        driver: StorageDriver,
+        transfer_id: str,
+        buffers: BufferPool,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
         """
         Args:
+            buffers: limits the bytes in memory to its current block size.
             now: the clock, seconds.
         """
         super().__init__(driver, transfer_id)
         self._tail = bytearray()
+        self._buffers = buffers
         self._now = now
         self._written_at = now()
 
@@ -157,7 +165,7 @@ class Pieces(StoredPieces):
 
     def store(self) -> bool:
         """Store the bytes in memory as a piece if they are many or old enough; return whether they were stored."""
-        is_piece = len(self._tail) >= min(max(FIRST_PIECE_BYTES, self._stored_end), POOL.block_bytes)
+        is_piece = len(self._tail) >= min(max(FIRST_PIECE_BYTES, self._stored_end), self._buffers.block_bytes)
         if not is_piece and self._now() < self._written_at + PIECE_SECONDS:
             return False
         piece, start = bytes(self._tail), self._stored_end

@@ -5,8 +5,8 @@ A greenlet receives the bytes, independently of clients: one that leaves stops n
 memory and writes the rest to the store in pieces, from which clients read. A second greenlet passes all bytes to the
 part that verifies and publishes them as for a push.
 
-Memory: at most two blocks of :data:`~docker_registry.registry.ingest.POOL` for each transfer, which shares its
-budget among all transfers of the worker.
+Memory: at most two blocks of the :class:`~docker_registry.registry.ingest.BufferPool` for each transfer. Its budget is
+shared by all transfers and pushes of the worker.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from docker_registry.errors import (
     UpstreamTimeout,
     UpstreamUnavailable,
 )
-from docker_registry.registry.ingest import POOL, BlockBody
+from docker_registry.registry.ingest import BlockBody, BufferPool
 from docker_registry.registry.mirror.arriving_content import ArrivingContent, changed
 from docker_registry.registry.mirror.pieces import Pieces
 from docker_registry.registry.mirror.responses import cause_of
@@ -49,16 +49,23 @@ class Transfer(ArrivingContent):
     _pieces: Pieces
 
     def __init__(
-        self, content: UpstreamContent, stream: ByteStream, pieces: Pieces, is_owner: Callable[[], bool]
+        self,
+        content: UpstreamContent,
+        stream: ByteStream,
+        pieces: Pieces,
+        buffers: BufferPool,
+        is_owner: Callable[[], bool],
     ) -> None:
         """
         Args:
             stream: begins after the bytes of *pieces*.
             pieces: bytes that an earlier transfer has received, and where further ones are kept.
+            buffers: counts the transfer while bytes are received.
             is_owner: returns False if another process has taken the transfer over, because this one was delayed.
         """
         super().__init__(content, stream.size, pieces)
         self._stream = stream
+        self._buffers = buffers
         self._validator = stream.validator
         self._is_owner = is_owner
         self._is_complete = self._has_announced_size = False
@@ -109,7 +116,7 @@ class Transfer(ArrivingContent):
 
     def _receive(self) -> None:
         try:
-            with POOL.transfer():
+            with self._buffers.transfer():
                 for resumes in count():
                     try:
                         self._receive_stream()

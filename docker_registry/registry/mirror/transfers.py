@@ -23,6 +23,7 @@ from docker_registry.concurrency import KeyedLocks, check_client
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import StorageError, UpstreamError, UpstreamUnavailable
 from docker_registry.registry import layout
+from docker_registry.registry.ingest import BufferPool
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.mirror.arriving_content import ArrivingContent, ArrivingFile, changed
 from docker_registry.registry.mirror.followed_transfer import POLL_SECONDS, FollowedTransfer
@@ -61,13 +62,15 @@ class Opened:
 class Transfers:
     """All transfers that this process runs or follows."""
 
-    def __init__(self, driver: StorageDriver, leases: Leases) -> None:
+    def __init__(self, driver: StorageDriver, leases: Leases, buffers: BufferPool) -> None:
         """
         Args:
             leases: let one process at a time receive a content.
+            buffers: whose memory budget the transfers share with pushes.
         """
         self._driver = driver
         self._leases = leases
+        self._buffers = buffers
         self._locks = KeyedLocks()
         self._arriving: dict[str, ArrivingContent] = {}
         self._slots: dict[str, BoundedSemaphore] = {}
@@ -217,7 +220,9 @@ class Transfers:
             pieces, stream = self._open_stream(content)
             if stream is None:
                 return None
-            self._arriving[work] = transfer = Transfer(content, stream, pieces, partial(self._extend, work))
+            self._arriving[work] = transfer = Transfer(
+                content, stream, pieces, self._buffers, partial(self._extend, work)
+            )
             transfer.start(held.pop_all().close)
         return transfer
 
@@ -241,7 +246,7 @@ class Transfers:
         # Without leases several processes may receive the same content, each with pieces of its own.
         has_leases = self._driver.capabilities.if_match
         transfer_id = content.work if has_leases else secrets.token_hex(16)
-        pieces = Pieces(self._driver, transfer_id)
+        pieces = Pieces(self._driver, transfer_id, self._buffers)
         if not pieces.find_all():
             return pieces, content.open(0)
         size, validator = announced_size(self._driver, transfer_id), pieces.find_validator()
@@ -258,7 +263,7 @@ class Transfers:
                 stream.close()
         # No byte is left that could be requested after the pieces, or they may be those of other content.
         pieces.discard()
-        return Pieces(self._driver, transfer_id), content.open(0)
+        return Pieces(self._driver, transfer_id, self._buffers), content.open(0)
 
     @contextmanager
     def _receive_extra_part(self, content: UpstreamContent, start: int, end: int) -> Iterator[Iterable[bytes]]:

@@ -13,6 +13,7 @@ import pytest
 from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import PathNotFound, StorageUnavailable
 from docker_registry.registry import layout
+from docker_registry.registry.ingest import BufferPool
 from docker_registry.registry.mirror.arriving_content import NEAR_BYTES
 from docker_registry.registry.mirror.mirrored_blobs import work_of
 from docker_registry.registry.mirror.pieces import PIECE_SECONDS, Pieces, StoredPieces
@@ -282,7 +283,7 @@ class TestPieces:
 
     def test_of_bytes_that_arrive_slowly_are_short(self, driver):
         clock = Clock()
-        pieces = Pieces(driver, "slow", clock)
+        pieces = Pieces(driver, "slow", BufferPool(), clock)
         pieces.append(b"a")
         assert not pieces.store()
         clock.now += PIECE_SECONDS
