@@ -7,7 +7,7 @@ as access control, CORS and mirroring.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, MutableMapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, MutableMapping, Sequence
 from typing import Any, Final, Protocol
 
 from flask import Flask, Request, Response, request
@@ -36,7 +36,7 @@ from docker_registry.registry.read_only import ReadOnly
 from docker_registry.resources.memory_budget import MemoryBudget, Reservation
 
 #: The parser of each variable in the routes.
-_PARSERS: Final = {
+_PARSERS: Final[Mapping[str, Callable[[str], Any]]] = {
     "name": RepositoryName.parse,
     "reference": parse_reference,
     "digest": Digest.parse,

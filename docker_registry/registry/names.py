@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import hashlib
 import re
-import uuid
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from docker_registry.errors import DigestInvalid, ImageUnknown, NameInvalid, TagInvalid, UploadUnknown
@@ -34,6 +34,7 @@ _NAME = re.compile(r"[a-z0-9]+(?:(?:\.|_|__|-+)[a-z0-9]+)*(?:/[a-z0-9]+(?:(?:\.|
 _TAG = re.compile(r"[a-zA-Z0-9_][a-zA-Z0-9._-]{0,127}")
 _HEX = re.compile(r"[a-f0-9]+")
 _IMAGE_ID = re.compile(r"[a-f0-9]{16}|[a-f0-9]{64}")
+_UPLOAD_ID = re.compile(r"[a-f0-9]{8}-[a-f0-9]{4}-[a-f0-9]{4}-[a-f0-9]{4}-[a-f0-9]{12}")
 
 #: Wider than the grammar of API V2: API V1 allowed capitals, and separators at the start and end of a component.
 _IMAGE_REPOSITORY = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9._-]*(?:/[A-Za-z0-9_-][A-Za-z0-9._-]*)*")
@@ -43,6 +44,9 @@ LIBRARY: Final = "library"
 
 #: Maximum bytes of a quoted name, so that it fits into one component of a storage path.
 _MAX_QUOTED_NAME = 240
+
+#: The number of parsed texts that are kept: the requests of a push repeat the repository's name and each digest.
+_PARSED: Final = 512
 
 
 def is_repository_name(text: str) -> bool:
@@ -70,6 +74,7 @@ class RepositoryName:
     is_exact: bool = field(default=False, compare=False)
 
     @classmethod
+    @lru_cache(maxsize=_PARSED)
     def parse(cls, text: str) -> RepositoryName:
         """
         Parse the name of a repository.
@@ -136,6 +141,7 @@ class Digest:
     hex: str
 
     @classmethod
+    @lru_cache(maxsize=_PARSED)
     def parse(cls, text: str) -> Digest:
         """
         Parse a digest.
@@ -292,10 +298,6 @@ def parse_upload_id(text: str) -> str:
     Raises:
         UploadUnknown: the registry cannot have created this id.
     """
-    try:
-        is_valid = str(uuid.UUID(text)) == text
-    except ValueError:
-        is_valid = False
-    if not is_valid:
+    if not _UPLOAD_ID.fullmatch(text):
         raise UploadUnknown(id=text[:64])
     return text

@@ -98,17 +98,23 @@ class Upload:
     @property
     def size(self) -> int:
         """Bytes received: the only offset at which the upload can continue."""
-        return sum(item.size for item in self.lists) + sum(item.size for item in self.chunks)
+        sizes = [item.size for item in self.chunks]
+        return sum(sizes + [item.size for item in self.lists])
+
+    @property
+    def is_empty(self) -> bool:
+        """True if no chunk was received."""
+        return not (self.chunks or self.lists)
 
     @property
     def chunk_count(self) -> int:
         """The number of chunks."""
-        return sum(item.count for item in self.lists) + len(self.chunks)
+        return sum([item.count for item in self.lists]) + len(self.chunks)
 
     @property
     def only_chunk(self) -> Chunk | None:
         """The chunk that holds all bytes; None when there are no chunks or several."""
-        return self.chunks[0] if self.chunk_count == 1 else None
+        return self.chunks[0] if not self.lists and len(self.chunks) == 1 else None
 
     @property
     def state(self) -> str:
@@ -201,9 +207,9 @@ class UploadSessions:
             raise UploadUnknown(id=upload_id)
         head, _, content = stored.content.partition(b"\n")
         try:
-            state = json.loads(head)
-            chunks = tuple(_chunk(entry, content) for entry in state["chunks"])
-            lists = tuple(ChunkList(**entry) for entry in state.get("lists", ()))
+            state = json.loads(head.decode())
+            chunks = tuple([_chunk(entry, content) for entry in state["chunks"]])
+            lists = tuple([ChunkList(**entry) for entry in state.get("lists", ())])
         except ValueError:  # torn by a crash of the host: session states are not synced to disk
             raise UploadUnknown(id=upload_id) from None
         return Upload(name, upload_id, state["algorithm"], chunks, lists, stored.version)

@@ -171,7 +171,7 @@ class Uploads:
         if body.length == 0 and start is not None and length is not None and start + length == upload.size:
             start = length = None  # some clients repeat the range of the bytes that they sent before
         _check_start(upload, start)
-        if self._driver.capabilities.move_copies and not upload.chunk_count:
+        if self._driver.capabilities.move_copies and upload.is_empty:
             try:
                 blob = self._put_straight(name, digest, body, length, actor=actor)
             except DigestInvalid:
@@ -179,12 +179,12 @@ class Uploads:
                 raise
             self._sessions.end(upload)
             return blob
-        if body.length != 0 or not upload.chunk_count:  # usually all bytes came by PATCH, and the body is empty
+        if body.length != 0 or upload.is_empty:  # usually all bytes came by PATCH, and the body is empty
             last, complete = self._receive(upload, body, length)
             if not complete:
                 upload = self._sessions.enter(upload, last) if last.size else upload
                 raise SizeInvalid("The body ended early.", size=upload.size)
-            if last.size or not upload.chunk_count:
+            if last.size or upload.is_empty:
                 upload = upload.plus(last)
         return self._publish(upload, digest, actor)
 
@@ -247,7 +247,7 @@ class Uploads:
         if length is not None and body.length is not None and length != body.length:
             raise SizeInvalid("Content-Range and Content-Length disagree.", range=length, length=body.length)
         ingest = Ingest(body, self._buffers, upload.algorithm, max_bytes=length, taps=taps)
-        content = None if upload.chunk_count else ingest.short()
+        content = ingest.short() if upload.is_empty else None
         name = self._sessions.write(upload, ingest) if content is None else None
         complete = ingest.complete and length in (None, ingest.size)
         return Chunk(name, ingest.size, ingest.digest, content), complete
