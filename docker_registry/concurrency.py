@@ -11,8 +11,9 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Hashable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar, copy_context
+from types import TracebackType
 from typing import Any, Final, Generic, Protocol, TypeVar
 
 import gevent
@@ -75,8 +76,7 @@ def deadline(seconds: float) -> Iterator[None]:
         timeout.close()
 
 
-@contextmanager
-def responsive_deadline(seconds: float) -> Iterator[Callable[[], float]]:
+def responsive_deadline(seconds: float) -> AbstractContextManager[Callable[[], float]]:
     """
     Raise :class:`TimeoutError` if the block waits longer than *seconds* while the worker is responsive.
 
@@ -84,50 +84,51 @@ def responsive_deadline(seconds: float) -> Iterator[Callable[[], float]]:
     loop: a loop that is late misses ticks. Outside of a worker nothing is raised, and the time in which this process
     used the processor does not count.
 
-    Yields:
-        A function that returns how long the block has waited, in seconds.
+    Returns:
+        A context manager, whose value is a function that returns how long the block has waited, in seconds.
     """
-    if not monkey.is_module_patched("socket"):
-        started, processor_started = time.monotonic(), time.process_time()
-        yield lambda: time.monotonic() - started - (time.process_time() - processor_started)
-        return
-    ticks = _Ticks(seconds)
-    try:
-        yield ticks.seconds
-    except gevent.Timeout as raised:
-        if raised is not ticks.timeout:
-            raise
-        raise TimeoutError from None
-    finally:
-        ticks.stop()
+    return _Ticks(seconds) if monkey.is_module_patched("socket") else _off_processor()
+
+
+@contextmanager
+def _off_processor() -> Iterator[Callable[[], float]]:
+    started, processor_started = time.monotonic(), time.process_time()
+    yield lambda: time.monotonic() - started - (time.process_time() - processor_started)
 
 
 class _Ticks:
-    """Counts ticks of the event loop, and interrupts the current greenlet when there were too many."""
+    """Counts ticks of the event loop during a block, and interrupts it when there were too many."""
 
-    __slots__ = ("_count", "_greenlet", "_most", "_timer", "timeout")
+    __slots__ = ("_count", "_greenlet", "_most", "_timeout", "_timer")
 
     def __init__(self, seconds: float) -> None:
         self._count = 0
         self._most = round(seconds / _TICK_SECONDS) + 1
+        self._timeout: gevent.Timeout | None = None
+
+    def __enter__(self) -> Callable[[], float]:
         self._greenlet = gevent.getcurrent()
-        self.timeout = gevent.Timeout(None)
         self._timer = gevent.get_hub().loop.timer(_TICK_SECONDS, repeat=_TICK_SECONDS)
         self._timer.start(self._tick)
+        return self._seconds
 
-    def seconds(self) -> float:
-        """Return the time between the first tick and the last: a late loop runs the first one at once."""
-        return max(self._count - 1, 0) * _TICK_SECONDS
-
-    def stop(self) -> None:
-        """Count no longer."""
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
         self._timer.stop()
         self._timer.close()
+        if error is not None and error is self._timeout:
+            raise TimeoutError from None
+
+    def _seconds(self) -> float:
+        """Return the time between the first tick and the last: a late loop runs the first one at once."""
+        return max(self._count - 1, 0) * _TICK_SECONDS
 
     def _tick(self) -> None:
         self._count += 1
         if self._count == self._most:
-            self._greenlet.throw(self.timeout)
+            self._timeout = gevent.Timeout(None)
+            self._greenlet.throw(self._timeout)
 
 
 def run_concurrently(*calls: Callable[[], Any]) -> list[Any]:

@@ -9,8 +9,8 @@ The paths under which drivers keep files.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from functools import lru_cache
+from itertools import accumulate
 from typing import Final
 
 from docker_registry.errors import PathInvalid
@@ -41,12 +41,9 @@ def check_path(path: str, *, root: bool = False) -> str:
     return path
 
 
-def folders_above(path: str) -> Iterator[str]:
-    """Yield the folders that contain a path, outermost first, without the root."""
-    end = path.find("/")
-    while end >= 0:
-        yield path[:end]
-        end = path.find("/", end + 1)
+def folders_above(path: str) -> list[str]:
+    """Return the folders that contain a path, outermost first, without the root."""
+    return [*accumulate(path.split("/")[:-1], "{}/{}".format)]
 
 
 def _is_clean(path: str) -> bool:

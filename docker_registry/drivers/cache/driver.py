@@ -17,7 +17,7 @@ Everything else is passed through to the store: versions, conditional puts, list
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from functools import cached_property
 from typing import BinaryIO, Final
@@ -133,22 +133,26 @@ class CachedDriver(StorageDriver):
 
     def announce_writes(self, paths: Sequence[str], needed: Sequence[str] = ()) -> list[int | None]:
         """See :class:`StorageDriver`; invalidates all of the paths, and looks up the others, with one request."""
-        if any(SHORT_LIVED.fullmatch(check_path(path)) for path in needed):
+        if any(map(SHORT_LIVED.fullmatch, map(check_path, needed))):
             self._invalidation.announce(paths)
             return [self.find_size(path) for path in needed]
         sizes: dict[str, int | None] = {}
+        known: list[tuple[Lookup, bytes]] = []
         unknown: dict[str, Lookup] = {}
         for path, lookup in zip(needed, self._invalidation.announce(paths, needed), strict=True):
             if lookup.value is not None and lookup.value.isdigit():
-                self._record(lookup, lookup.value)
+                known.append((lookup, lookup.value))
                 sizes[path] = int(lookup.value)
             else:
                 unknown[path] = lookup
-        with _uncacheable_on_error():
-            found = self.driver.find_sizes([*unknown]) if unknown else []
-        for (path, lookup), size in zip(unknown.items(), found, strict=True):
-            self._store_size(path, lookup, size)
-            sizes[path] = size
+        if known:
+            self._record(known)
+        if unknown:
+            with _uncacheable_on_error():
+                found = self.driver.find_sizes([*unknown])
+            for (path, lookup), size in zip(unknown.items(), found, strict=True):
+                self._store_size(path, lookup, size)
+                sizes[path] = size
         return [sizes[path] for path in needed]
 
     def has_file(self, path: str) -> bool:
@@ -248,20 +252,20 @@ class CachedDriver(StorageDriver):
 
     def put_content(self, path: str, content: Bytes, *, if_match: str | None = None) -> None:
         """See :class:`StorageDriver`."""
-        with self._invalidation.writing(path) as written:
+        with self._invalidation.writing(path) as write:
             self.driver.put_content(path, content, if_match=if_match)
-            written.size = memoryview(content).nbytes
+            write.size = memoryview(content).nbytes
 
     def replace_content(self, path: str, content: Bytes, version: str) -> None:
         """See :class:`StorageDriver`."""
-        with self._invalidation.writing(path) as written:
+        with self._invalidation.writing(path) as write:
             self.driver.replace_content(path, content, version)
-            written.size = memoryview(content).nbytes
+            write.size = memoryview(content).nbytes
 
     def stream_write(self, path: str, blocks: Iterable[Bytes]) -> int:
         """See :class:`StorageDriver`."""
-        with self._invalidation.writing(path) as written:
-            size = written.size = self.driver.stream_write(path, blocks)
+        with self._invalidation.writing(path) as write:
+            size = write.size = self.driver.stream_write(path, blocks)
         return size
 
     def move(self, source: str, target: str) -> None:
@@ -289,11 +293,9 @@ class CachedDriver(StorageDriver):
         driver = self.driver.scratch
         return self if driver is self.driver else CachedDriver(driver, self.cache, max_bytes=self._max_bytes)
 
-    @contextmanager
-    def batch(self) -> Iterator[None]:
+    def batch(self) -> AbstractContextManager[None]:
         """See :class:`StorageDriver`."""
-        with self._invalidation.batch() as is_outermost, self.driver.batch() if is_outermost else nullcontext():
-            yield
+        return self._invalidation.batch(self.driver.batch)
 
     def touch(self, path: str) -> None:
         """See :class:`StorageDriver`."""
@@ -334,7 +336,7 @@ class CachedDriver(StorageDriver):
         check_path(path)
         lookup = Lookup() if SHORT_LIVED.fullmatch(path) else self.cache.look_up(fact, path)
         if lookup.value is not None:
-            self._record(lookup, lookup.value)
+            self._record([(lookup, lookup.value)])
         return lookup
 
     def _store(self, fact: str, path: str, lookup: Lookup, value: bytes, seconds: float | None) -> None:
@@ -348,7 +350,7 @@ class CachedDriver(StorageDriver):
             seconds: lifetime of the entry; None for no limit.
         """
         if lookup.lease is not None and self.cache.fill(fact, path, lookup.lease, value, seconds):
-            self._record(lookup, value)
+            self._record([(lookup, value)])
         else:
             dependencies.make_uncacheable()
 
@@ -358,10 +360,12 @@ class CachedDriver(StorageDriver):
         else:
             self._store(SIZE, path, lookup, b"%d" % size, SECONDS)
 
-    def _record(self, lookup: Lookup, value: bytes) -> None:
+    def _record(self, facts: Iterable[tuple[Lookup, bytes]]) -> None:
+        """Record values that were looked up or filled as dependencies."""
         validator = self._validator()
         if validator is not None:
-            validator.record(lookup, value)
+            for lookup, value in facts:
+                validator.record(lookup, value)
 
     def _validator(self) -> CacheValidator | None:
         return dependencies.validator(CacheValidator, lambda: CacheValidator(self.cache))

@@ -8,13 +8,13 @@ not be cached after it. In a batch, "after" is its end; a process that dies in i
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
 from functools import lru_cache
-from itertools import islice
-from typing import Final
+from itertools import chain, islice
+from typing import Final, NamedTuple
 
 from docker_registry.drivers.cache.leased import LeasedCache, Lookup
 from docker_registry.drivers.paths import check_path, folders_above
@@ -50,11 +50,25 @@ class _Batch:
     written: dict[str, tuple[bytes, bytes]] = field(default_factory=dict)
 
 
+class _Announced(NamedTuple):
+    """
+    Files that were announced and not written yet.
+
+    Attributes:
+        lease: of the sizes of all files.
+        further: the other entries that the write of each file changes, by path.
+    """
+
+    cache: LeasedCache
+    lease: bytes
+    further: dict[str, list[tuple[str, str]]]
+
+
 #: The batch of this greenlet; None outside of such a block.
 _current_batch: ContextVar[_Batch | None] = ContextVar("current_batch", default=None)
 
-#: The leases of the files that this greenlet has announced and not written yet, by cache and path.
-_announced: ContextVar[dict[tuple[LeasedCache, str], bytes] | None] = ContextVar("announced", default=None)
+#: The files that this greenlet has announced last.
+_announced: ContextVar[_Announced | None] = ContextVar("announced", default=None)
 
 #: The cache and the paths of the files that this greenlet's last batch wrote and that were there at its end.
 _last_settled: ContextVar[tuple[LeasedCache | None, frozenset[str]]] = ContextVar(
@@ -62,16 +76,50 @@ _last_settled: ContextVar[tuple[LeasedCache | None, frozenset[str]]] = ContextVa
 )
 
 
-@dataclass(slots=True)
-class Written:
+class Write:
     """
-    A write in progress.
+    A write of a file, whose size is cached at its end: a context manager around the write.
 
     Attributes:
         size: of the written file in bytes; None until the store has it.
     """
 
-    size: int | None = None
+    __slots__ = ("_batch", "_cache", "_further", "_lease", "_path", "size")
+
+    def __init__(
+        self,
+        cache: LeasedCache,
+        path: str,
+        lease: bytes | None,
+        further: Sequence[tuple[str, str]],
+        batch: _Batch | None,
+    ) -> None:
+        """
+        Args:
+            lease: of the size.
+            further: the other entries that the write changes.
+            batch: caches the size at its end instead.
+        """
+        self._cache = cache
+        self._path = path
+        self._lease = lease
+        self._further = further
+        self._batch = batch
+        self.size: int | None = None
+
+    def __enter__(self) -> Write:  # noqa: PYI034 - Self is newer than Python 3.10
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self._lease is None or self.size is None:
+            self._cache.break_leases([(SIZE, self._path), *self._further])
+            return
+        settled = self._lease, b"%d" % self.size
+        if self._batch is None:
+            self._cache.settle(SIZE, {self._path: settled}, self._further, SECONDS)
+        else:
+            self._batch.written[self._path] = settled
+            self._batch.broken.update(self._further)
 
 
 class Invalidation:
@@ -88,19 +136,22 @@ class Invalidation:
         self._is_visible_at_once = is_visible_at_once
 
     @contextmanager
-    def batch(self) -> Iterator[bool]:
+    def batch(self, of_store: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:
         """
         Invalidate the entries that this greenlet changes in the block once more at its end.
 
-        The changes of a batch of the store may become visible only then. Yields whether the block is in no other one.
+        Args:
+            of_store: begins a batch of the store, whose changes may become visible only at its end. It is not called if
+                the block is within another one.
         """
         if self._batch() is not None:
-            yield False
+            yield
             return
         batch = _Batch(self._cache)
         token = _current_batch.set(batch)
         try:
-            yield True
+            with of_store():
+                yield
         except BaseException:  # the store may have published nothing
             batch.broken.update((SIZE, path) for path in batch.written)
             batch.written.clear()
@@ -135,14 +186,13 @@ class Invalidation:
         """Invalidate files that will be written, and look up the sizes of others, with one request to Redis."""
         written = paths if self._is_visible_at_once else ()
         cached = [path for path in written if not SHORT_LIVED.fullmatch(check_path(path))]
-        further = {entry for path in cached for entry in self._changed_with_size(path)}
-        lease, lookups = self._cache.renew(SIZE, cached, further, needed)
+        further = {path: self._changed_with_size(path) for path in cached}
+        lease, lookups = self._cache.renew(SIZE, cached, {*chain.from_iterable(further.values())}, needed)
         if cached and lease is not None:
-            _announced.set({(self._cache, path): lease for path in cached})
+            _announced.set(_Announced(self._cache, lease, further))
         return lookups
 
-    @contextmanager
-    def writing(self, path: str) -> Iterator[Written]:
+    def writing(self, path: str) -> AbstractContextManager[Write]:
         """
         Invalidate a file before and after it is written; where a write is visible at once, cache its size afterwards.
 
@@ -150,26 +200,20 @@ class Invalidation:
         manifest is pushed. In a batch, "afterwards" is its end, for all files together: until then nothing was
         acknowledged.
         """
-        written = Written()
         if not self._is_visible_at_once or SHORT_LIVED.fullmatch(check_path(path)):
-            with self.changing(path):
-                yield written
-            return
-        further = self._changed_with_size(path)
-        batch = self._batch()
+            return self._writing_uncached(path)
         announced = _announced.get()
-        lease = announced.pop((self._cache, path), None) if announced else None
-        lease = lease or self._cache.renew(SIZE, (path,), further)[0]
-        try:
-            yield written
-        finally:
-            if lease is None or written.size is None:
-                self._cache.break_leases([(SIZE, path), *further])
-            elif batch is None:
-                self._cache.settle(SIZE, {path: (lease, b"%d" % written.size)}, further, SECONDS)
-            else:
-                batch.written[path] = lease, b"%d" % written.size
-                batch.broken.update(further)
+        further = announced.further.pop(path, None) if announced and announced.cache is self._cache else None
+        if announced is not None and further is not None:
+            return Write(self._cache, path, announced.lease, further, self._batch())
+        further = self._changed_with_size(path)
+        lease = self._cache.renew(SIZE, (path,), further)[0]
+        return Write(self._cache, path, lease, further, self._batch())
+
+    @contextmanager
+    def _writing_uncached(self, path: str) -> Iterator[Write]:
+        with self.changing(path):
+            yield Write(self._cache, path, None, (), None)
 
     def _changed_with_size(self, path: str) -> list[tuple[str, str]]:
         """Return the entries that a write of a file changes, besides that of its size."""

@@ -25,11 +25,11 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
 from functools import lru_cache
 from hashlib import sha1
-from itertools import chain
-from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
+from itertools import chain, compress
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from docker_registry.drivers.cache import scripts
 from docker_registry.drivers.cache.circuit_breaker import CircuitBreaker, OutOfMemory, Unavailable
@@ -40,32 +40,32 @@ from docker_registry.drivers.paths import folders_above
 if TYPE_CHECKING:
     from redis import Redis
 
-Result = TypeVar("Result")
-
 #: Lifetime of a lease: a value that is read from the store later than this after the first lookup is not cached.
 _LEASE_MILLISECONDS: Final = 10_000
 
 
-@dataclass(frozen=True, slots=True)
-class Lookup:
+class Lookup(NamedTuple):
     """
     The result of a lookup.
 
     Attributes:
         value: the cached value; None if it is unknown.
         lease: the lease for :meth:`LeasedCache.fill`; None if the value is known or Redis is unavailable.
-        generations: generations of the folders above the path, by their keys.
         key: key of the entry.
+        above: keys of the generations of the folders above the path.
+        generations: these generations by their keys, and maybe further ones.
     """
 
     value: bytes | None = None
     lease: bytes | None = None
-    generations: Mapping[str, bytes] = field(default_factory=dict)
     key: str = ""
+    above: Sequence[str] = ()
+    generations: Mapping[str, bytes] = MappingProxyType({})
 
     def entry(self, value: bytes) -> bytes:
         """Return the content of the entry in Redis when it is filled with a value."""
-        return _stamp(self.generations.values()) + b"V" + value
+        stamp = sha1(b" ".join(map(self.generations.__getitem__, self.above)), usedforsecurity=False)
+        return stamp.hexdigest().encode() + b"V" + value
 
 
 class LeasedCache:
@@ -105,12 +105,6 @@ class LeasedCache:
         """Return the results of :meth:`look_up` for several paths, with one request to Redis."""
         return self.renew(fact, (), (), paths)[1]
 
-    def _lookup(self, value: bytes, key: str, generations: Mapping[str, bytes]) -> Lookup:
-        if value[:1] == b"V":
-            self.hits += 1
-            return Lookup(value[1:], None, generations, key)
-        return Lookup(None, value[1:], generations, key)
-
     def fill(self, fact: str, path: str, lease: bytes, value: bytes, seconds: float | None) -> bool:
         """
         Cache a value that was read from the store, unless the path has been changed since the lease was granted.
@@ -127,7 +121,7 @@ class LeasedCache:
             return False
         keys = [f"{prefix}:{fact}:{path}", *_generations(prefix, path.rpartition("/")[0])]
         try:
-            is_filled = self._call(lambda _: self._fill.run(keys, [lease, value, int((seconds or 0) * 1000)]))
+            is_filled = self._call(self._fill.run, keys, [lease, value, int((seconds or 0) * 1000)])
         except (Unavailable, OutOfMemory):
             return False
         self._circuit.record_stored()
@@ -157,21 +151,24 @@ class LeasedCache:
         broken = [f"{prefix}:{other}:{at}" for other, at in further]
         token = secrets.token_hex(8)
         answer = self._invalidate(
-            lambda _: self._look_up.run(
-                [*keys.generations, *keys.entries, *broken],
-                [token, _LEASE_MILLISECONDS, len(keys.generations), count, len(paths), *keys.positions],
-            ),
             prefix,
             [*keys.entries[count:], *broken],
+            self._look_up.run,
+            [*keys.generations, *keys.entries, *broken],
+            [token, _LEASE_MILLISECONDS, len(keys.generations), count, len(paths), *keys.positions],
         )
         if answer is None:
             return None, [Lookup() for _ in needed]
         *found, is_renewed, told = answer
-        current = dict(zip(keys.generations, told.split(b" "), strict=True))
-        return token.encode() if is_renewed == b"1" else None, [
-            self._lookup(value, entry, {key: current[key] for key in above})
-            for value, entry, above in zip(found, keys.entries[:count], keys.above[:count], strict=True)
-        ]
+        generations = dict(zip(keys.generations, told.split(b" "), strict=True))
+        lookups = []
+        for entry, key, above in zip(found, keys.entries[:count], keys.above[:count], strict=True):
+            if entry.startswith(b"V"):
+                self.hits += 1
+                lookups.append(Lookup(entry[1:], None, key, above, generations))
+            else:
+                lookups.append(Lookup(None, entry[1:], key, above, generations))
+        return token.encode() if is_renewed == b"1" else None, lookups
 
     def settle(
         self, fact: str, values: Mapping[str, tuple[bytes, bytes]], further: Iterable[tuple[str, str]], seconds: float
@@ -193,20 +190,13 @@ class LeasedCache:
             return frozenset()
         keys = _keys(prefix, fact, values)
         broken = [f"{prefix}:{other}:{at}" for other, at in further]
-        each = [
-            item
-            for positions, settled in zip(keys.positions, values.values(), strict=True)
-            for item in (positions, *settled)
-        ]
-        settled = self._invalidate(
-            lambda _: self._settle.run(
-                [*keys.entries, *keys.generations, *broken],
-                [len(keys.entries), len(keys.generations), int(seconds * 1000), *each],
-            ),
-            prefix,
-            [*keys.entries, *broken],
+        arguments: list[str | bytes | int] = [len(keys.entries), len(keys.generations), int(seconds * 1000)]
+        for positions, settled in zip(keys.positions, values.values(), strict=True):
+            arguments += (positions, *settled)
+        are_cached = self._invalidate(
+            prefix, [*keys.entries, *broken], self._settle.run, [*keys.entries, *keys.generations, *broken], arguments
         )
-        return frozenset(path for path, is_cached in zip(values, settled or (), strict=False) if is_cached)
+        return frozenset(compress(values, are_cached or ()))
 
     def confirm(self, keys: Sequence[str], total: bytes, rest: Sequence[bytes]) -> bool:
         """
@@ -220,7 +210,7 @@ class LeasedCache:
         """
         self._circuit.begin_request()
         try:
-            return bool(self._call(lambda _: self._confirm.run(keys, [total, *rest])))
+            return bool(self._call(self._confirm.run, keys, [total, *rest]))
         except (Unavailable, OutOfMemory):
             return False
 
@@ -240,12 +230,12 @@ class LeasedCache:
         keys = [f"{prefix}:{fact}:{path}" for fact, path in entries]
         if folder is not None:
             keys.append(f"{prefix}:g:{folder}")
-        self._invalidate(lambda _: self._commands.send("DEL", *keys), prefix, keys)
+        self._invalidate(prefix, keys, self._commands.send, "DEL", *keys)
 
-    def _invalidate(self, work: Callable[[Redis], Result], prefix: str, keys: Sequence[str]) -> Result | None:
-        """Call Redis, which invalidates keys; return None if it is unavailable. Then they remain pending."""
+    def _invalidate(self, prefix: str, keys: Sequence[str], command: Callable[..., Any], *arguments: Any) -> Any:
+        """Send a command that invalidates keys; return None if Redis is unavailable. Then they remain pending."""
         try:
-            return self._call(work)
+            return self._call(command, *arguments)
         except BaseException as error:  # also if this greenlet is killed
             if keys:
                 self._pending.add(keys, f"{prefix}:g:")
@@ -253,13 +243,13 @@ class LeasedCache:
                 raise
             return None
 
-    def _call(self, work: Callable[[Redis], Result]) -> Result:
-        def flush_and_work(redis: Redis) -> Result:
+    def _call(self, command: Callable[..., Any], *arguments: Any) -> Any:
+        def flush_and_send(_: Redis) -> Any:
             self._pending.flush()
-            return work(redis)
+            return command(*arguments)
 
         try:
-            return self._circuit.call(flush_and_work)
+            return self._circuit.call(flush_and_send)
         except Unavailable:
             self.errors += 1
             self._commands.close()  # after a restart of the server, all idle connections are dead
@@ -293,10 +283,6 @@ def sum_of(values: Iterable[bytes]) -> bytes:
     """Return a hash of a sequence of values."""
     total = sha1(b"".join(b"%d:%b" % (len(value), value) for value in values), usedforsecurity=False)
     return total.hexdigest().encode()
-
-
-def _stamp(generations: Iterable[bytes]) -> bytes:
-    return sha1(b" ".join(generations), usedforsecurity=False).hexdigest().encode()
 
 
 @lru_cache(maxsize=1024)  # a request looks up and changes several files of a folder, each more than once

@@ -76,8 +76,8 @@ class CacheValidator:
         return self._cache.confirm([*self._entries, *self._listings], self._total, rest)
 
     def _add_generations(self, lookup: Lookup) -> None:
-        for key, generation in lookup.generations.items():
-            self._add_entry(sys.intern(key), generation)  # thousands of responses share these keys
+        for key in lookup.above:
+            self._add_entry(sys.intern(key), lookup.generations[key])  # thousands of responses share these keys
 
     def _add_entry(self, key: str, value: bytes) -> None:
         if self._entries.setdefault(key, value) != value or len(self._entries) > _MAX_KEYS:

@@ -118,7 +118,7 @@ class S3Bucket:
         condition = {} if if_match is None else {"IfMatch": if_match} if if_match else {"IfNoneMatch": "*"}
         md5 = content_md5(body) if len(body) <= _INLINE_BYTES else run_in_thread(content_md5, body)
         options = {**self.object_options, "ContentMD5": md5}
-        was_sent = self._requests.are_possible
+        was_sent = bool(condition) and self._requests.are_possible
         answer = self._requests.send("PUT", key, {**options, **condition}, body)
         if answer is not None and answer.status == 200:
             return

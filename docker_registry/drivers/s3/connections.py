@@ -149,9 +149,9 @@ class Connections:
         connection = self._connection()
         try:
             if len(body) <= _JOINED_BYTES:
-                connection.sendall(head + body)
+                _send(connection, head + body)
             else:
-                connection.sendall(head)
+                _send(connection, head)
                 connection.sendall(body)
             answer, is_reusable = _receive_rest(connection, method, _receive_head(connection))
         except BaseException as error:
@@ -176,7 +176,7 @@ class Connections:
         """
         connection = self._connection()
         try:
-            connection.sendall(head)
+            _send(connection, head)
             received = _receive_head(connection)
             if received.status in (200, 206) and received.length is not None:
                 return Download(self, connection, received, received.length)
@@ -264,6 +264,13 @@ class _Head(NamedTuple):
         return int(length) if length.isdecimal() and "transfer-encoding" not in self.headers else None
 
 
+def _send(connection: Any, content: bytes) -> None:
+    """Send what the socket usually accepts at once; gevent's sendall first asks for the size of its buffer."""
+    sent = connection.send(content)
+    if sent < len(content):
+        connection.sendall(content[sent:])
+
+
 def _receive_head(connection: Any) -> _Head:
     received = connection.recv(_RECEIVE_BYTES)
     while (end := received.find(b"\r\n\r\n")) < 0:
@@ -272,7 +279,10 @@ def _receive_head(connection: Any) -> _Head:
             raise ConnectionResetError("no complete response")
         received += block
     first, *lines = received[:end].decode("latin-1").split("\r\n")
-    headers = {name.lower(): value.strip() for name, _, value in [line.partition(":") for line in lines]}
+    headers = {}
+    for line in lines:
+        name, _, value = line.partition(":")
+        headers[name.lower()] = value.strip()
     version, _, rest = first.partition(" ")
     status = int(rest[:3]) if version == "HTTP/1.1" and rest[:3].isdecimal() else 0
     return _Head(status, headers, received[end + 4 :], received)

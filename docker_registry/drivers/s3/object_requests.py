@@ -12,6 +12,7 @@ translates errors and finds the region of the bucket.
 from __future__ import annotations
 
 import math
+import re
 import time
 from collections.abc import Mapping
 from http.client import HTTPException
@@ -36,8 +37,9 @@ _HEADERS: Final = {
     "StorageClass": "x-amz-storage-class",
 }
 
-#: Characters of a key that are not escaped in a URL.
+#: Characters of a key that are not escaped in a URL, besides letters and digits; most keys have no others.
 _SAFE: Final = "/-._~"
+_ALL_SAFE: Final = re.compile(r"[A-Za-z0-9/\-._~]*")
 
 #: Statuses of responses that the client handles better, such as redirects to another region. After three of them in a
 #: row, all requests are left to the client for a minute.
@@ -104,12 +106,13 @@ class ObjectRequests:
             The response, if it has status 200, 204, 404 or 412 and a complete body; None if the request must be
             repeated with the client. The store may have executed it or not.
         """
-        if not self.are_possible or self._connections is None:
+        connections = self._connections
+        if connections is None or time.monotonic() < self._paused_until:
             return None
         content = b"" if body is None else bytes(body)
         length = "" if body is None else f"content-length: {len(content)}\r\n"
         try:
-            answer = self._connections.exchange(method, self._head(method, key, options or {}, length), content)
+            answer = connections.exchange(method, self._head(method, key, options or {}, length), content)
         except _FAILURES:
             return None
         return answer if self._is_suitable(answer.status) else None
@@ -125,16 +128,17 @@ class ObjectRequests:
             The response, if it has status 200 or 206; one of status 404 or 412 with its whole body; None if the request
             must be repeated with the client.
         """
-        if not self.are_possible or self._connections is None:
+        connections = self._connections
+        if connections is None or time.monotonic() < self._paused_until:
             return None
         try:
-            answer = self._connections.download(self._head("GET", key, options, ""))
+            answer = connections.download(self._head("GET", key, options, ""))
         except _FAILURES:
             return None
         return answer if self._is_suitable(answer.status) else None
 
     def _head(self, method: str, key: str, options: Mapping[str, str], length: str) -> bytes:
-        path = self._folder + quote(key, safe=_SAFE)
+        path = self._folder + (key if _ALL_SAFE.fullmatch(key) else quote(key, safe=_SAFE))
         headers = self._signer.sign(method, path, {_HEADERS[name]: value for name, value in options.items()})
         lines = "".join([f"{name}: {value}\r\n" for name, value in headers.items()])
         return f"{method} {path} HTTP/1.1\r\n{lines}{self._fixed_headers}{length}\r\n".encode("ascii")

@@ -49,8 +49,9 @@ class RequestSigner:
         access_key, secret_key, token, *_ = self._credentials.get_frozen_credentials()
         timestamp = time.strftime("%Y%m%dT%H%M%SZ", time.gmtime(self._now()))
         day = timestamp[:8]
-        signed = {name: " ".join(value.split()) for name, value in headers.items()}
-        signed |= {"host": self._host, "x-amz-content-sha256": _UNSIGNED, "x-amz-date": timestamp}
+        signed = {"host": self._host, "x-amz-content-sha256": _UNSIGNED, "x-amz-date": timestamp}
+        for name, value in headers.items():
+            signed[name] = " ".join(value.split())
         if token:
             signed["x-amz-security-token"] = token
         names = sorted(signed)
@@ -59,20 +60,16 @@ class RequestSigner:
         canonical = f"{method}\n{path}\n\n{fields}\n{list_of_names}\n{_UNSIGNED}"
         scope = f"{day}/{self._region}/s3/aws4_request"
         text = f"{_ALGORITHM}\n{timestamp}\n{scope}\n{hashlib.sha256(canonical.encode()).hexdigest()}"
-        signature = _hmac(self._signing_key(secret_key, day), text).hex()
+        if self._key_of != (secret_key, day):
+            self._key, self._key_of = self._derive_key(secret_key, day), (secret_key, day)
+        signature = hmac.digest(self._key, text.encode(), "sha256").hex()
         signed["authorization"] = (
             f"{_ALGORITHM} Credential={access_key}/{scope}, SignedHeaders={list_of_names}, Signature={signature}"
         )
         return signed
 
-    def _signing_key(self, secret_key: str, day: str) -> bytes:
-        if self._key_of != (secret_key, day):
-            key = f"AWS4{secret_key}".encode()
-            for part in (day, self._region, "s3", "aws4_request"):
-                key = _hmac(key, part)
-            self._key, self._key_of = key, (secret_key, day)
-        return self._key
-
-
-def _hmac(key: bytes, text: str) -> bytes:
-    return hmac.digest(key, text.encode(), "sha256")
+    def _derive_key(self, secret_key: str, day: str) -> bytes:
+        key = f"AWS4{secret_key}".encode()
+        for part in (day, self._region, "s3", "aws4_request"):
+            key = hmac.digest(key, part.encode(), "sha256")
+        return key
