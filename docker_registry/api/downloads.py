@@ -19,6 +19,7 @@ from typing import Final
 from flask import Response, request
 
 from docker_registry.api.multipart import MAX_GAP_BYTES, ByteRange, Multipart, MultipartFile
+from docker_registry.api.responses import PlainResponse
 from docker_registry.errors import RangeNotSatisfiable, StorageError, UpstreamError
 from docker_registry.registry.stored_file import FilePart, Segment, ServedFile
 
@@ -136,7 +137,7 @@ def _is_local(file: ServedFile) -> bool:
 
 def _stream(blocks: Iterable[bytes], status: int, headers: dict[str, str]) -> Response:
     """Return a response that streams blocks; the headers must include Content-Length."""
-    return Response(blocks, status, headers, direct_passthrough=True)
+    return PlainResponse(status, headers, blocks, direct_passthrough=True)
 
 
 def requested_ranges(size: int, validator: str) -> tuple[ByteRange, ...]:

@@ -19,7 +19,8 @@ from flask import Response, current_app, json, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from docker_registry import errors
-from docker_registry.api.flask_app import Application
+from docker_registry.api.flask_app import Application, current_request
+from docker_registry.api.responses import JSON, PlainResponse
 from docker_registry.error_reports.report import ERROR_ATTRIBUTE, SECRETS_ATTRIBUTE
 from docker_registry.errors import Overloaded, RegistryError
 from docker_registry.http.exchange import CONTEXT
@@ -164,8 +165,9 @@ def _envelope(status: int, code: str, message: str, detail: dict[str, object]) -
         content = {"errors": [entry | {"detail": detail} if detail else entry]}
     else:
         content = {"error": message}
-    return Response(json.dumps(content), status, content_type="application/json")
+    body = json.dumps(content).encode()
+    return PlainResponse(status, {"Content-Type": JSON, "Content-Length": str(len(body))}, [body])
 
 
 def _is_v2() -> bool:
-    return cast(Application, current_app).serves_v2 and request.path.startswith("/v2")
+    return cast(Application, current_app).serves_v2 and current_request().path.startswith("/v2")

@@ -17,7 +17,7 @@ from typing import Any, Final
 from flask import request
 from gunicorn.http.errors import ParseException
 
-from docker_registry.api.flask_app import BODY_MEMORY, PRINCIPAL, RESERVATIONS
+from docker_registry.api.flask_app import BODY_MEMORY, PRINCIPAL, RESERVATIONS, current_request
 from docker_registry.errors import (
     DigestInvalid,
     Invalid,
@@ -62,12 +62,13 @@ def requested_name(name: RepositoryName) -> str:
 
 def principal() -> Principal:
     """Return the principal of the current request; without access control, always the anonymous one."""
-    found: Principal = request.environ.get(PRINCIPAL, ANONYMOUS)
+    found: Principal = current_request().environ.get(PRINCIPAL, ANONYMOUS)
     return found
 
 
 def actor(reason: Reason) -> Actor:
     """Return the originator of the changes that the current request makes."""
+    request = current_request()
     environ = request.environ
     context: RequestContext = environ[CONTEXT]
     return Actor(
@@ -82,7 +83,7 @@ def must_prove() -> bool:
 
 def is_restricted() -> bool:
     """Return whether access control applies to the current request."""
-    return PRINCIPAL in request.environ
+    return PRINCIPAL in current_request().environ
 
 
 def body() -> Body:
@@ -93,7 +94,7 @@ def body() -> Body:
         Invalid: Transfer-Encoding names an unsupported coding.
         SizeInvalid: Content-Length is not a number.
     """
-    return open_body(request.environ)
+    return open_body(current_request().environ)
 
 
 def read_body(max_bytes: int) -> bytes:
@@ -107,7 +108,7 @@ def read_body(max_bytes: int) -> bytes:
         SizeInvalid: the body ended early.
         Overloaded: the budget is exhausted, and this body arrived slowly or waited too long.
     """
-    environ = request.environ
+    environ = current_request().environ
     arriving = open_body(environ)
     if (arriving.length or 0) > max_bytes:
         raise TooLarge(max_bytes=max_bytes)
@@ -139,7 +140,7 @@ def read_body(max_bytes: int) -> bytes:
 
 def content_type() -> str | None:
     """Return the Content-Type as sent, without its parameters; None if there is none."""
-    return str(request.environ.get("CONTENT_TYPE", "")).partition(";")[0].strip() or None
+    return str(current_request().environ.get("CONTENT_TYPE", "")).partition(";")[0].strip() or None
 
 
 def digest_parameter() -> Digest:
@@ -149,7 +150,7 @@ def digest_parameter() -> Digest:
     Raises:
         DigestInvalid: the parameter is missing or not a digest.
     """
-    text = request.args.get("digest")
+    text = current_request().args.get("digest")
     if text is None:
         raise DigestInvalid("The query parameter digest is missing.")
     return Digest.parse(text)
@@ -176,7 +177,7 @@ def chunk_range() -> ChunkRange:
     Raises:
         UploadInvalid: the header is malformed.
     """
-    text = request.environ.get("HTTP_CONTENT_RANGE")
+    text = current_request().environ.get("HTTP_CONTENT_RANGE")
     if text is None:
         return ChunkRange()
     match = _CHUNK_RANGE.fullmatch(text.strip())
@@ -191,8 +192,8 @@ def tag_condition() -> Condition | None:
 
     RFC 9110, section 13.1: both contain entity tags, here the digests of manifests, or ``*`` for any.
     """
-    environ = request.environ
-    if "HTTP_IF_MATCH" not in environ and "HTTP_IF_NONE_MATCH" not in environ:
+    request = current_request()
+    if "HTTP_IF_MATCH" not in request.environ and "HTTP_IF_NONE_MATCH" not in request.environ:
         return None
     match, none_match = request.if_match, request.if_none_match
     if not match and not none_match:

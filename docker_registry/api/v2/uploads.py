@@ -8,6 +8,7 @@ from flask import Blueprint, Response, request
 
 from docker_registry.api import requests
 from docker_registry.api.client_origin import ClientOrigin
+from docker_registry.api.flask_app import current_request
 from docker_registry.api.responses import with_location
 from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName, parse_algorithm
@@ -89,7 +90,7 @@ def _mount(registry: OciRegistry, name: RepositoryName, parameters: Mapping[str,
 
 def _upload_accepted(origin: ClientOrigin, name: RepositoryName, upload: Upload) -> Response:
     headers = _progress(upload)
-    if request.environ.get("HTTP_USER_AGENT", "").startswith("ollama/"):
+    if current_request().environ.get("HTTP_USER_AGENT", "").startswith("ollama/"):
         # ollama does not resolve a relative Location (its server/upload.go).
         headers["Docker-Upload-Location"] = f"{origin.base_url()}{_location(name, upload)}"
     return with_location(202, _location(name, upload), headers)
