@@ -249,7 +249,10 @@ class ImageTagPushes:
         repository = name.repository()
         if repository is not None:
             origin = self._origin(repository, image_id, actor)
-            written.append(self._tags.links.find(repository, tag) == (None if origin is None else origin[1]))
+            linked = self._tags.links.find(repository, tag)
+            # The link may name another manifest of the same image, which was kept.
+            is_kept = origin is not None and linked != origin[1] and self._is_linked(repository, tag, image_id)
+            written.append(is_kept or linked == (None if origin is None else origin[1]))
         return all(written) or not any(written)
 
     def _create(self, name: ImageRepositoryName, folder: str, tag: Tag, image_id: ImageId) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 
 import pytest
 
@@ -71,7 +72,23 @@ class TestTheLastPush:
         assert ["acme/web"] == list(registry.repositories.page(10).names)
 
 
+class CountingDriver(MemoryDriver):
+    """Counts the writes of each small file."""
+
+    def __init__(self):
+        super().__init__()
+        self.writes = Counter()
+
+    def put_content(self, path, content, *, if_match=None):
+        self.writes[path] += 1
+        super().put_content(path, content, if_match=if_match)
+
+
 class TestATagOfV1OnAnImageOfV2:
+    @pytest.fixture
+    def driver(self):
+        return CountingDriver()
+
     def test_points_at_the_same_manifest(self, registry):
         digest = push_v2(registry, layer(1), tag=V2)
         registry.image_tag_pushes.put(OLD, V1, v1_image(registry, OLD, V2), {"docker_version": "1.5.0"})
@@ -87,7 +104,7 @@ class TestATagOfV1OnAnImageOfV2:
         for each in (json.loads(manifest.payload)["config"], *json.loads(manifest.payload)["layers"]):
             assert registry.blobs.stat(RepositoryName("acme/other"), Digest.parse(each["digest"]))
 
-    def test_keeps_an_index_that_contains_the_image(self, registry):
+    def test_keeps_an_index_that_contains_the_image(self, registry, driver):
         payload = make_v2(registry, layer(1))
         child = registry.manifest_pushes.put(NEW, Digest.of(payload), payload, None).descriptor
         index = {
@@ -98,8 +115,22 @@ class TestATagOfV1OnAnImageOfV2:
         digest = registry.manifest_pushes.put(NEW, V1, json.dumps(index).encode(), None).descriptor.digest
         registry.image_tag_pushes.put(OLD, V1, v1_image(registry, OLD, V1), {})
         assert digest == registry.tags.get(NEW, V1)
+        assert 1 == driver.writes["repositories/acme/web/tag_v1"]
         registry.image_tag_pushes.put(OLD, V2, v1_image(registry, OLD, V1), {})
         assert child.digest == registry.tags.get(NEW, V2)
+
+    def test_that_keeps_its_manifest_is_written_once(self, registry, driver):
+        payload = json.loads(make_v2(registry, layer(1)))
+        for number, tag in enumerate((V1, V2)):
+            variant = json.dumps({**payload, "annotations": {"number": str(number)}}).encode()
+            registry.manifest_pushes.put(NEW, tag, variant, None)
+            assert v1_image(registry, OLD, V1) == v1_image(registry, OLD, tag)
+        for tag in (V1, V2):
+            kept = registry.tags.get(NEW, tag)
+            driver.writes.clear()
+            registry.image_tag_pushes.put(OLD, tag, v1_image(registry, OLD, V1), {})
+            assert kept == registry.tags.get(NEW, tag)
+            assert 1 == driver.writes[f"repositories/acme/web/tag_{tag}"]
 
     def test_may_be_on_an_image_within_a_chain(self, registry):
         push_v2(registry, layer(1), layer(2), tag=V2)
