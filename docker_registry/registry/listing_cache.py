@@ -79,8 +79,9 @@ class ListingCache:
             return cached.names
         found = self._walk(folder) if deep else self._list(folder)
         names = self._sort(name for name in map(read, found) if name is not None)
-        self._evict(folder)
-        if version is not None:
+        if version is None:
+            self._evict(folder)
+        else:
             size_bytes = _FOLDER_BYTES + len(folder) + sum(len(name) + _NAME_BYTES for name in self.pace(names))
             self._add(folder, _Listing(version, names, size_bytes))
         return names
@@ -99,6 +100,7 @@ class ListingCache:
             yield stat.path[start:]
 
     def _add(self, folder: str, listing: _Listing) -> None:
+        self._evict(folder)  # a concurrent request may have listed the folder too
         self._cached[folder] = listing
         self._cached_bytes += listing.size_bytes
         while self._cached_bytes > self._max_cached_bytes and len(self._cached) > 1:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 from docker_registry.registry.listing_cache import ListingCache, cut
+from docker_registry.resources.time_slices import TimeSlices
 
 
 class TestAPage:
@@ -71,6 +72,30 @@ class TestListings:
         first = listings.names("x", self.read)
         listings.names("y", self.read)
         assert first is not listings.names("x", self.read)
+
+    def test_that_concurrent_requests_read_count_once_towards_the_limit(self, driver):
+        driver.folder_version = lambda path: "1"
+        other_requests = []
+
+        class InterruptedSlices(TimeSlices):
+            """Serves the other request that waits before a computation begins."""
+
+            def pace(self, items):
+                if other_requests:
+                    other_requests.pop()()
+                yield from items
+
+        def read(name):
+            other_requests[:] = [lambda: listings.names("x", self.read)]  # arrives while the names are read
+            return name
+
+        listings = ListingCache(driver, InterruptedSlices(), max_cached_bytes=2000)  # for two folders, not for three
+        for folder in ("x", "y"):
+            for name in ("a", "b"):
+                driver.put_content(f"{folder}/{name}", b"")
+        first = listings.names("x", read)
+        listings.names("y", self.read)
+        assert first is listings.names("x", self.read)
 
     def test_are_in_order_however_many_there_are(self, driver):
         names = [f"{number * 7919 % 20_011:05}" for number in range(20_011)]
