@@ -145,11 +145,10 @@ class Referrers:
         for digest, is_stored in self._json_budget.pace(self._candidates(name, subject, last, elsewhere)):
             if page.examined == _MAX_EXAMINED or examination.read_bytes > _MAX_EXAMINED_BYTES:
                 return page.end(has_more=True)
-            if is_stored:
-                entry = self._stored_entry(name, subject, digest, artifact_types)
-            elif digest in elsewhere:
+            entry = self._stored_entry(name, subject, digest, artifact_types, examination) if is_stored else None
+            if entry is None and digest in elsewhere:
                 entry = _filtered(elsewhere[digest], artifact_types)
-            else:
+            elif not is_stored:
                 entry = self._adopted_entry(name, subject, digest, artifact_types, examination)
             if not page.add(digest, entry):
                 return page.end(has_more=True)
@@ -202,22 +201,28 @@ class Referrers:
             return ()
         children = self._children.get(digest)
         if children is None:
-            children = tuple(self._json_budget.sort({str(child.digest) for child in self._children_of(digest)}))
+            try:
+                index = self._read(self._blobs.get(digest))
+            except BlobUnknown:
+                return ()
+            found = index.manifests if index else ()
+            children = tuple(self._json_budget.sort({str(child.digest) for child in found}))
             self._children.put(digest, children)
         return children
 
-    def _children_of(self, digest: Digest) -> Sequence[Descriptor]:
-        try:
-            payload = self._blobs.get(digest)
-        except BlobUnknown:
-            return ()
-        index = self._read(payload)
-        return index.manifests if index else ()
-
     def _stored_entry(
-        self, name: RepositoryName, subject: Digest, text: str, artifact_types: Collection[str]
+        self,
+        name: RepositoryName,
+        subject: Digest,
+        text: str,
+        artifact_types: Collection[str],
+        examination: _Examination,
     ) -> bytes | None:
-        """Return a descriptor that was stored when its manifest was pushed; None if it must not be listed."""
+        """
+        Return a descriptor that was stored when its manifest was pushed; None if it must not be listed.
+
+        A damaged descriptor is computed from its manifest again.
+        """
         digest = Digest.parse(text)
         path = layout.referrer(name, subject, digest)
         try:
@@ -228,6 +233,8 @@ class Referrers:
             return self._served(name, digest, self._driver.get_content(path))
         except PathNotFound:  # deleted concurrently
             return None
+        except ValueError:
+            return self._adopted_entry(name, subject, text, artifact_types, examination)
 
     def _head(self, path: str) -> bytes:
         return b"".join(self._driver.stream_read(path, 0, _HEAD_BYTES))
@@ -272,10 +279,15 @@ class Referrers:
 
         Annotations that are not text are dropped. All annotations are dropped if the descriptor does not fit on a page
         or has too many values.
+
+        Raises:
+            ValueError: *stored* is not a descriptor.
         """
         stored = store_removal.unmarked(stored)
         with self._json_budget.reserve(stored):
             entry = json.loads(stored) if len(stored) <= LARGE_JSON_BYTES else self._load_large(stored)
+            if not isinstance(entry, dict):
+                raise ValueError("a descriptor is a JSON object")
             inferred = entry.pop(_INFERRED, None)
             if inferred is not None:
                 entry = {"mediaType": self._types.get(name, digest, str(inferred)), **entry}

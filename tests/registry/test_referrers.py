@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from types import SimpleNamespace
 
 import pytest
 
@@ -97,6 +98,23 @@ class TestAReferrer:
         driver.remove(layout.revision_link(NAME, pushed.descriptor.digest))
         assert () == registry.referrers.list(NAME, SUBJECT)
 
+    @pytest.mark.parametrize("damaged", [b"", b"[]", b'{"mediaType": "application'])
+    def test_with_a_damaged_descriptor_is_listed_and_repaired(self, registry, driver, damaged):
+        pushed = push(registry, annotations={"a": "b"})
+        (expected,) = registry.referrers.list(NAME, SUBJECT)
+        path = layout.referrer(NAME, SUBJECT, pushed.descriptor.digest)
+        stored = driver.get_content(path)
+        driver.put_content(path, damaged)
+        assert (expected,) == registry.referrers.list(NAME, SUBJECT)
+        assert stored == driver.get_content(path)
+
+    def test_of_a_source_is_listed_although_an_interrupted_push_left_its_descriptor(self, registry, driver):
+        entry = {"mediaType": OCI_MANIFEST, "digest": str(push(registry).descriptor.digest), "size": 2}
+        digest = Digest.parse(entry["digest"])
+        driver.remove(layout.revision_link(NAME, digest))
+        registry.sources.referrers.append(SimpleNamespace(list=lambda name, subject: {digest: entry}))
+        assert (entry,) == registry.referrers.list(NAME, SUBJECT)
+
     def test_comes_in_the_order_of_digests(self, registry):
         digests = sorted(str(push(registry, number=number).descriptor.digest) for number in range(5))
         assert digests == [entry["digest"] for entry in registry.referrers.list(NAME, SUBJECT)]
@@ -125,6 +143,15 @@ class TestAFallbackTag:
         other = registry.manifest_pushes.put(NAME, Tag("other"), b'{"schemaVersion": 2, "manifests": []}', OCI_INDEX)
         self.keep(registry, Digest.of(b"missing"), other.descriptor.digest)
         assert () == registry.referrers.list(NAME, SUBJECT)
+
+    def test_is_read_again_after_its_bytes_were_missing(self, registry, driver, child):
+        self.keep(registry, child.digest)
+        path = layout.blob_data(registry.tags.get(NAME, fallback_tag(SUBJECT)))
+        index = driver.get_content(path)
+        driver.remove(path)
+        assert () == registry.referrers.list(NAME, SUBJECT)
+        driver.put_content(path, index)
+        assert 1 == len(registry.referrers.list(NAME, SUBJECT))
 
     def test_adds_nothing_twice(self, registry):
         pushed = push(registry)
