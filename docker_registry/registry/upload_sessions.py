@@ -263,9 +263,13 @@ class UploadSessions:
 
         Raises:
             PathNotFound: the session has ended.
+            UploadUnknown: a list of chunks is damaged.
         """
         for item in upload.lists:
-            entries = json.loads(self._driver.get_content(f"{upload.folder}/{item.object}"))
+            try:
+                entries = json.loads(self._driver.get_content(f"{upload.folder}/{item.object}"))
+            except ValueError:  # torn by a crash of the host, as the state may be
+                raise UploadUnknown(id=upload.id) from None
             yield from (_chunk(entry, b"") for entry in entries)
         yield from upload.chunks
 

@@ -173,6 +173,12 @@ class TestASessionOfManyChunks:
         assert 200 * MAX_LISTED > driver.get_size(upload.state)
         assert expected == b"".join(driver.get_content(upload.path(chunk)) for chunk in sessions.chunks(stored))
 
+    def test_that_a_crash_of_the_host_has_truncated_is_unknown(self, sessions, driver, upload):
+        for left in (b"", b"\0" * 8, b'[{"object": "0-5f'):
+            driver.put_content(f"{upload.folder}/{upload.lists[1].object}", left)
+            with pytest.raises(UploadUnknown):
+                list(sessions.chunks(sessions.get(NAME, upload.id)))
+
     def test_leaves_nothing_when_it_ends(self, sessions, driver, upload):
         sessions.end(sessions.get(NAME, upload.id))
         assert [] == list(driver.walk())
