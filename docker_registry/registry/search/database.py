@@ -127,7 +127,7 @@ class Database:
         deadline = time.monotonic() + _MAX_WAIT_SECONDS
         while True:
             try:
-                with self._engine.connect() as connection:
+                with self._connect() as connection:
                     connection = connection.execution_options(**{_BEGIN: begin})
                     with connection.begin():
                         return work(connection)
@@ -137,6 +137,18 @@ class Database:
                 if time.monotonic() > deadline:
                     raise StorageUnavailable(f"{self} is busy") from None
             time.sleep(random.uniform(0, _PAUSE_SECONDS))  # noqa: S311 - spreads out the waiting transactions
+
+    def _connect(self) -> Connection:
+        """
+        Return a connection of the pool.
+
+        Raises:
+            StorageError: a parameter of the URL is unknown or invalid.
+        """
+        try:
+            return self._engine.connect()
+        except (AttributeError, OSError, TypeError, ValueError) as error:  # of PyMySQL, for a parameter of the URL
+            raise StorageError(f"{self} cannot be opened with the parameters of its URL: {error}") from None
 
     def _with_named_lock(self, lock_connection: Connection, work: Callable[[Connection], Value]) -> Value:
         # Held on a connection of its own: MySQL commits the transaction implicitly with every CREATE TABLE.
@@ -198,6 +210,12 @@ def _engine(url: URL) -> Engine:
         raise ConfigError(
             f"sqlalchemy_index_database: a library for {backend} is missing: pip install 'docker-registry[{extra}]'"
         ) from None
+    except ArgumentError:
+        raise ConfigError(
+            "sqlalchemy_index_database: the URL is invalid; for SQLite, write sqlite:/// before the path of the file"
+        ) from None
+    except ValueError:
+        raise ConfigError("sqlalchemy_index_database: a parameter after the question mark is invalid") from None
     if backend == "sqlite":
         if url.database and url.database != ":memory:" and not url.database.startswith("file:"):
             _make_private(engine, url.database)

@@ -104,6 +104,24 @@ class TestAnUnusableDatabaseUrl:
 
         assert "hunter2" not in str(raised.value)
 
+    @pytest.mark.parametrize(
+        ("url", "message"),
+        [
+            ("sqlite://registry.db", "write sqlite:/// before the path"),
+            ("sqlite:////tmp/registry.db?timeout=hunter2", "a parameter after"),
+            ("mysql://registry:hunter2@127.0.0.1:1/search?connect_timeout=x", "a parameter"),
+            ("mysql://registry:hunter2@127.0.0.1:1/search?unknown=x", "the parameters of its URL"),
+            ("mysql://registry:hunter2@127.0.0.1:1/search?charset=unknown", "the parameters of its URL"),
+            ("mysql://registry:hunter2@127.0.0.1:1/search?ssl_ca=/nowhere/ca.pem", "the parameters of its URL"),
+        ],
+    )
+    def test_with_an_invalid_part_prevents_the_start(self, url, message):
+        if url.startswith("mysql"):
+            pytest.importorskip("pymysql")
+        with pytest.raises(ConfigError, match=f"sqlalchemy_index_database: .*{message}") as raised:
+            open_index("sqlalchemy", url)
+        assert "hunter2" not in str(raised.value)
+
     def test_of_a_missing_folder_prevents_the_start(self):
         with pytest.raises(ConfigError, match=r"the sqlite database /nowhere/registry\.db failed: unable to open"):
             open_index("sqlalchemy", NOWHERE)
