@@ -148,6 +148,7 @@ class SearchUpdates:
         except Exception:  # a third-party index may raise anything; one bad name must not end the thread
             self.failures += 1
             logger.warning("the search index missed the change of %s", name, exc_info=True)
+            return True
         if self._failing:
             logger.info("the search index is updated again")
         self._failing = False

@@ -158,6 +158,17 @@ class TestAnUnreachableIndex:
         assert {Entry(str(NAME)), Entry(str(OTHER))} == set(slow.told)
         assert ["WARNING", "INFO"] == [record.levelname for record in caplog.records]
 
+    def test_is_reported_as_updated_only_after_an_update(self, slow, store, driver, caplog):
+        caplog.set_level(logging.INFO)
+        slow.errors = [ZeroDivisionError("their mistake"), StorageUnavailable()]
+        updates = listen(slow, store, driver)
+        happens(store, events.repository_created, driver)
+        assert updates.flush()
+        assert ["WARNING", "WARNING"] == [record.levelname for record in caplog.records]
+        happens(store, events.repository_created, driver, OTHER)
+        assert updates.flush()
+        assert "the search index is updated again" == caplog.records[-1].getMessage()
+
     def test_receives_the_current_state(self, slow, store, driver):
         slow.errors = [StorageUnavailable()]
         slow.free.clear()
