@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import os
 from typing import Final
 
 from docker_registry.errors import ConfigError
@@ -103,11 +104,19 @@ def record_command(path: str, message: str) -> None:
     Raises:
         OSError: the file cannot be written.
     """
-    line = system_line(message, "cli", getpass.getuser()).encode()
+    line = system_line(message, "cli", _operator()).encode()
     if path == STDOUT:
         write_all(2, line)
     else:
         append_to(path)(line)
+
+
+def _operator() -> str:
+    """Return the user of the operating system who runs this process: the name, or the number if it has none."""
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):  # KeyError before Python 3.13
+        return str(os.getuid())
 
 
 def event_of(exchange: Exchange) -> str:

@@ -47,7 +47,7 @@ def system_line(message: str, reason: str, operator: str = "") -> str:
 
     Args:
         reason: ``gc`` for housekeeping, ``reload`` for a changed file, ``cli`` for a command.
-        operator: user of the operating system who ran the command.
+        operator: name of the user of the operating system who ran the command, or the number of a user without one.
     """
     return (
         f'{{"time":"{now()}","level":"info","event":"change","message":{quote(message[:MAX_CHARACTERS])},'
