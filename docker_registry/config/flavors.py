@@ -18,6 +18,7 @@ from __future__ import annotations
 
 import difflib
 import logging
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
@@ -162,7 +163,7 @@ def locate(environ: Mapping[str, str]) -> Path:
     """Return the path of the configuration file, whether or not the file exists."""
     configured = environ.get("DOCKER_REGISTRY_CONFIG")
     if configured:
-        return folder() / Path(configured).expanduser()
+        return folder() / os.path.expanduser(configured)
     local_file = folder() / "config.yml"
     return local_file if local_file.exists() else folder() / SAMPLE
 

@@ -37,7 +37,12 @@ class BugsnagReporter:
             import requests  # noqa: F401
         except ImportError:
             raise ConfigError("bugsnag needs a library: pip install 'docker-registry[bugsnag]'.") from None
-        if urlsplit(endpoint).scheme not in ("http", "https") or not urlsplit(endpoint).hostname:
+        try:
+            parts = urlsplit(endpoint)
+            is_valid = parts.scheme in ("http", "https") and bool(parts.hostname)
+        except ValueError:  # brackets without an IPv6 address
+            is_valid = False
+        if not is_valid:
             raise ConfigError("bugsnag_endpoint must be a URL such as https://notify.bugsnag.com.")
         if not (api_key.isascii() and api_key.isprintable()):
             raise ConfigError("bugsnag must be an API key of Bugsnag: hexadecimal digits.")

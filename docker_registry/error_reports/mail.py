@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import os
 import smtplib
 import socket
 import ssl
@@ -91,7 +92,7 @@ class MailServer:
             ConfigError: a value is invalid, or a file cannot be read.
         """
         is_secure = BOOLEANS.get(secure.strip().lower())
-        key_file = Path(secure).expanduser().absolute() if is_secure is None else None
+        key_file = Path(os.path.expanduser(secure)).absolute() if is_secure is None else None
         if port > 65535:
             raise ConfigError("email_exceptions.smtp_port must be at most 65535.")
         if (login is None) != (password is None):

@@ -35,15 +35,19 @@ class ExternalUrl:
         Raises:
             ConfigError: the text is neither an http or https URL nor a path.
         """
-        parts = urlsplit((text or "").rstrip("/"))
+        wrong = ConfigError(
+            f"external_url: {text} must be a URL such as https://registry.example.com or "
+            "https://example.com/registry, or a path such as /registry, not below /v1 or /v2"
+        )
+        try:
+            parts = urlsplit((text or "").rstrip("/"))
+        except ValueError:  # brackets without an IPv6 address
+            raise wrong from None
         is_url = parts.scheme in ("http", "https") and bool(parts.netloc)
         is_path = not parts.scheme and not parts.netloc
         path = path_prefix(parts.path)
         if not (is_url or is_path) or path is None or parts.query or parts.fragment:
-            raise ConfigError(
-                f"external_url: {text} must be a URL such as https://registry.example.com or "
-                "https://example.com/registry, or a path such as /registry, not below /v1 or /v2"
-            )
+            raise wrong
         return cls(f"{parts.scheme}://{parts.netloc}" if is_url else "", path)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -37,7 +38,7 @@ _TEMPORARY_DATABASE: Final = "sqlite:////tmp/docker-registry.db"
 def storage_folder(config: Config) -> Path | None:
     """Return the folder of a store of local files; None for other stores."""
     path = config.driver_options.get("storage_path") if config.storage == "file" else None
-    return None if path is None else Path(path).expanduser().absolute()
+    return None if path is None else Path(os.path.expanduser(path)).absolute()
 
 
 def search_database(config: Config) -> str:

@@ -232,6 +232,7 @@ class TestASetting:
             ({"rootcertbundle": None, "jwks": "https://u:p@x/keys"}, "without user name, password"),
             ({"rootcertbundle": None, "jwks": "https://x/keys", "ca": "missing"}, "cannot be read"),
             ({"rootcertbundle": None, "jwks": "missing.json"}, "missing.json cannot be read"),
+            ({"rootcertbundle": None, "jwks": "~unknown/keys"}, "~unknown/keys cannot be read"),
         ],
     )
     def test_that_is_wrong_stops_the_start(self, bundle, tmp_path, settings, sentence):

@@ -245,14 +245,16 @@ class TestAConnection:
     @pytest.mark.parametrize(
         "changed",
         [{"ca": None}, {"bind_password": "wrong"}, {"bind_dn": None, "bind_password": None}, {"url": "away"},
-         {"url": "plain"}, {"bind_password": None, "bind_password_file": "missing"}],
-        ids=["ca", "account", "anonymous", "away", "plain", "password file"],
+         {"url": "plain"}, {"bind_password": None, "bind_password_file": "missing"},
+         {"bind_password": None, "bind_password_file": "latin-1"}],
+        ids=["ca", "account", "anonymous", "away", "plain", "password file", "encoding of the password file"],
     )  # fmt: skip
     def test_that_fails_is_a_503(self, directory, changed, tmp_path):
         if "url" in changed:
             changed = {"url": f"ldaps://127.0.0.1:{directory.port if changed['url'] == 'plain' else free_port()}"}
         if "bind_password_file" in changed:
-            changed = changed | {"bind_password_file": tmp_path / "missing"}
+            (tmp_path / "latin-1").write_bytes(b"p\xe4ssword")
+            changed = changed | {"bind_password_file": tmp_path / changed["bind_password_file"]}
         if changed.get("bind_dn", "") is None:  # slapd hides everything from it
             assert LdapUsers(parsed(**directory.settings | changed)).verify("carol", "pw-carol") is None
             return
@@ -306,6 +308,7 @@ class TestASetting:
             ({"url": "ldap.example.com"}, "url must be"),
             ({"url": "https://ldap.example.com"}, "url must be"),
             ({"url": "ldaps://ldap.example.com:x"}, "url must be"),
+            ({"url": "ldaps://[::1"}, "url must be"),
             ({"url": "ldap://ldap.example.com"}, "in clear"),
             ({"user_base": None}, "user_base is not set"),
             ({"bind_dn": "cn=x"}, "belong together"),

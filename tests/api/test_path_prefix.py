@@ -113,6 +113,7 @@ class TestAnExternalUrl:
             "r.example",
             "ftp://r.example",
             "https://",
+            "https://[::1",
             "https://r.example/v2",
             "/v1/x",
             "/a b",

@@ -19,6 +19,7 @@ from docker_registry.cli import main
 from docker_registry.config.schema import Config
 from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.logs.audit import record_command
 from tests.support.processes import find, free_port
 from tests.support.servers.template import run_command
 
@@ -98,7 +99,8 @@ class TestAFailedStart:
         assert (True, True) == (str(config) in line, "storage" in line)
 
     def test_reports_a_missing_file(self, run, command):
-        assert "no.yml" in sentence(run(*command, DOCKER_REGISTRY_CONFIG="no.yml"))
+        for path in ("no.yml", "~unknown/no.yml"):
+            assert path in sentence(run(*command, DOCKER_REGISTRY_CONFIG=path))
 
     def test_reports_an_unknown_flavor(self, run, command):
         assert "dev" in sentence(run(*command, SETTINGS_FLAVOR="devv"))
@@ -205,6 +207,13 @@ class TestAChangeWithoutARequest:
         done = run("readonly", "off", **{**environment, "REGISTRY_AUDIT_LOG": str(tmp_path)})
         assert (0, "writes are allowed\n") == (done.returncode, done.stdout)
         assert f"audit_log: {tmp_path} cannot be written: Is a directory" in done.stderr
+
+    def test_by_a_user_without_a_name_is_audited(self, tmp_path, monkeypatch):
+        for name in ("LOGNAME", "USER", "LNAME", "USERNAME"):
+            monkeypatch.delenv(name, raising=False)
+        monkeypatch.setattr("os.getuid", lambda: 4_294_967_000)  # as in containers that run with any number
+        record_command(str(tmp_path / "audit.log"), "docker-registry readonly on")
+        assert "4294967000" == json.loads((tmp_path / "audit.log").read_text())["operator"]
 
     def test_by_an_interrupted_command_is_audited(self, tmp_path, monkeypatch):
         audit = tmp_path / "audit.log"

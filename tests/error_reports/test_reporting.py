@@ -214,6 +214,7 @@ class TestInvalidSettings:
             ("smtp_port", {"smtp_port": 70000}),
             ("smtp_login and smtp_password", {"smtp_login": "me"}),
             ("smtp_secure", {"smtp_secure": "/no/file"}),
+            ("smtp_secure", {"smtp_secure": "~unknown/file"}),
             ("smtp_ca", {"smtp_secure": "true", "smtp_ca": "/no/file"}),
             ("to_addr", {"to_addr": "nobody"}),
             ("to_addr", {"to_addr": "a@b.c\nBcc: d@e.f"}),
@@ -230,6 +231,7 @@ class TestInvalidSettings:
         ("expected", "settings"),
         [
             ("bugsnag_endpoint", {"bugsnag": "key", "bugsnag_endpoint": "ftp://x"}),
+            ("bugsnag_endpoint", {"bugsnag": "key", "bugsnag_endpoint": "https://[x"}),
             ("bugsnag must", {"bugsnag": "a\nb"}),
             ("sentry_dsn", {"sentry_dsn": "nowhere"}),
         ],

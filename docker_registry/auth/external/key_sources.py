@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 from docker_registry.auth.external import https_documents
@@ -30,7 +31,7 @@ def open_keys(section: str, *, certificates: Path | None, jwks: str | None, ca: 
         return FileKeys(certificates, parse_certificates)
     url = jwks or ""
     if "://" not in url:
-        return FileKeys(Path(url).expanduser().absolute(), parse_jwks)
+        return FileKeys(Path(os.path.expanduser(url)).absolute(), parse_jwks)
     https_documents.check_url(f"{section}.jwks", url)
     if ca is not None and not ca.is_file():
         raise ConfigError(f"{section}.ca: {ca} cannot be read")

@@ -122,14 +122,15 @@ def _parse_url(url: str) -> tuple[str, str, int]:
     Raises:
         ConfigError: it is no URL of a directory.
     """
-    parts = urlsplit(url)
+    wrong = ConfigError("auth.ldap.url must be ldaps://HOST or ldap://HOST, with an optional port")
     try:
+        parts = urlsplit(url)
         port = parts.port or _PORTS.get(parts.scheme, 0)
-    except ValueError:
-        port = 0
+    except ValueError:  # the port is no number, or brackets are without an IPv6 address
+        raise wrong from None
     has_more = parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None
     if not parts.hostname or not port or parts.scheme not in _PORTS or has_more:
-        raise ConfigError("auth.ldap.url must be ldaps://HOST or ldap://HOST, with an optional port")
+        raise wrong
     return parts.scheme, parts.hostname, port
 
 
@@ -152,9 +153,11 @@ def _check_filter(name: str, text: str, variables: tuple[str, ...]) -> None:
 def _read_password(path: Path) -> str:
     """
     Raises:
-        AuthorityUnavailable: the file cannot be read.
+        AuthorityUnavailable: the file cannot be read, or is not UTF-8.
     """
     try:
-        return path.read_text().strip()
+        return path.read_text("utf-8").strip()
     except OSError as error:
         raise AuthorityUnavailable(f"The password of the LDAP account cannot be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise AuthorityUnavailable("The password of the LDAP account cannot be read: it is not UTF-8.") from None

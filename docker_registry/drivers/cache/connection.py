@@ -113,7 +113,7 @@ def _tls(address: RedisAddress) -> dict[str, Any]:
 def _from_url(url: str, section: str, tls_ca: Path | None, options: dict[str, Any]) -> Redis:
     from redis import Redis
 
-    if tls_ca and urlsplit(url).scheme == "rediss":
+    if tls_ca and url.startswith("rediss:"):
         options["ssl_ca_certs"] = str(tls_ca)
     try:
         return Redis.from_url(url, **options)

@@ -22,7 +22,6 @@ import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any, Final
 from urllib.parse import quote
 
@@ -144,7 +143,7 @@ class Account:
                     config=self._config(endpoint),
                 )
             except ValueError:  # "Invalid endpoint"
-                raise ConfigError("s3_endpoint is not the URL of a store") from None
+                raise ConfigError("s3_endpoint, or boto_host with boto_port, is not the URL of a store") from None
         if self.is_secure and not client.meta.endpoint_url.startswith("https:"):
             raise ConfigError("s3_endpoint uses http://, but s3_secure is true: set it to false, or use https://")
         # Send a signed Content-MD5 with every body. Older stores reject DeleteObjects without it.
@@ -194,13 +193,18 @@ class Account:
 
 
 def proxy_url(host: str | None, port: int | None, user: str | None, password: str | None) -> str | None:
-    """Return the proxy URL built from boto's proxy settings or its configuration files; None without a proxy."""
+    """
+    Return the proxy URL built from boto's proxy settings or its configuration files; None without a proxy.
+
+    Raises:
+        ConfigError: a configuration file of boto is invalid.
+    """
     if not host:
         files = _boto_files()
         host = _first(files, ("Boto", "proxy"))
         if not host:
             return None
-        port = port or int(_first(files, ("Boto", "proxy_port")) or 0)
+        port = port or _port(_first(files, ("Boto", "proxy_port")))
         user = user or _first(files, ("Boto", "proxy_user"))
         password = password or _first(files, ("Boto", "proxy_pass"))
     credentials = f"{quote(user, safe='')}:{quote(password or '', safe='')}@" if user else ""
@@ -275,14 +279,15 @@ def _session() -> Session:
 
 
 def _default_region() -> str:
-    return Session().get_config_variable("region") or "us-east-1"
+    with translated():  # the profile of AWS_PROFILE may be missing
+        return Session().get_config_variable("region") or "us-east-1"
 
 
 def _boto_files() -> configparser.RawConfigParser:
     parser = configparser.RawConfigParser(strict=False)
     configured = os.environ.get("BOTO_CONFIG")
     try:
-        parser.read([configured] if configured else [Path(path).expanduser() for path in _BOTO_FILES])
+        parser.read([configured] if configured else [os.path.expanduser(path) for path in _BOTO_FILES])
     except (configparser.Error, UnicodeDecodeError):
         raise ConfigError(f"{configured or ' or '.join(_BOTO_FILES)} is not a valid boto configuration file") from None
     return parser
@@ -290,3 +295,9 @@ def _boto_files() -> configparser.RawConfigParser:
 
 def _first(files: configparser.RawConfigParser, *options: tuple[str, str]) -> str | None:
     return next((value for option in options if (value := files.get(*option, fallback=""))), None)
+
+
+def _port(text: str | None) -> int | None:
+    if text and not text.isdecimal():
+        raise ConfigError("proxy_port in the configuration file of boto is not a number")
+    return int(text) if text else None

@@ -6,6 +6,7 @@ This module is imported only if ``cloudfront.base`` is set: its dependencies tak
 
 from __future__ import annotations
 
+import os
 from datetime import datetime, timedelta, timezone
 from pathlib import Path
 from urllib.parse import quote
@@ -53,7 +54,7 @@ class CloudFront:
 def _private_key(key: str) -> rsa.RSAPrivateKey:
     try:
         # In environment variables, line breaks are often written as \n.
-        pem = key.replace("\\n", "\n").encode() if "-----BEGIN" in key else Path(key).expanduser().read_bytes()
+        pem = key.replace("\\n", "\n").encode() if "-----BEGIN" in key else Path(os.path.expanduser(key)).read_bytes()
         private_key = serialization.load_pem_private_key(pem, None)
     except OSError as error:
         raise ConfigError(f"The file of cloudfront.keysecret cannot be read ({error.strerror})") from None

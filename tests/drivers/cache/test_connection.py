@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -104,6 +105,7 @@ class TestAnInvalidConfiguration:
             ("cache.url and cache.sentinels are both set", RedisAddress(sentinels=("h",), url="redis://h")),
             ("cache.url must be redis://", RedisAddress(url="s3cret@h")),
             ("cache.url must be redis://", RedisAddress(url="redis://:s3cret@h:port/x")),
+            ("cache.url must be redis://", RedisAddress(url="rediss://:s3cret@[h", tls_ca=Path("ca.pem"))),
             ("cache.sentinels must be a list of HOST", RedisAddress(sentinels=("h:s3cret",))),
             ("cache.sentinels must be a list of HOST", RedisAddress(sentinels=("h", ":1"))),
         ],

@@ -131,6 +131,16 @@ class TestTheFilesOfBoto:
         (home / ".boto").write_text("[Boto]\nproxy = squid\nproxy_port = 3128\nproxy_user = me\nproxy_pass = a@b\n")
         assert "http://me:a%40b@squid:3128" == proxy_url(None, None, None, None)
 
+    def test_may_be_missing_with_the_home_folder(self, monkeypatch):
+        monkeypatch.delenv("HOME")
+        monkeypatch.setattr("os.getuid", lambda: 4_294_967_000)  # a user without a name, as in some containers
+        assert proxy_url(None, None, None, None) is None
+
+    def test_with_an_invalid_port_of_a_proxy_are_an_error(self, home):
+        (home / ".boto").write_text("[Boto]\nproxy = squid\nproxy_port = many\n")
+        with pytest.raises(ConfigError, match=r"proxy_port .* boto"):
+            proxy_url(None, None, None, None)
+
     def test_that_are_unreadable_are_an_error(self, home):
         (home / ".boto").write_text("no section\n")
         with pytest.raises(ConfigError, match="boto"):
@@ -190,6 +200,11 @@ class TestAnEndpoint:
         client = Account(**KEYS, **settings).connect()
         url = client.generate_presigned_url("get_object", {"Bucket": "my-bucket", "Key": "key"}, 60)
         assert url.startswith(expected)
+
+    def test_needs_the_profile_that_the_environment_names(self, monkeypatch):
+        monkeypatch.setenv("AWS_PROFILE", "missing")
+        with pytest.raises(ConfigError, match=r"configuration of boto3 is invalid: .*missing"):
+            Account(**KEYS).connect()
 
     def test_is_in_the_region_configured_for_boto3(self, monkeypatch):
         monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")

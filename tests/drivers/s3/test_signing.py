@@ -74,10 +74,11 @@ class TestAKey:
             (BASE, None, "key", "cloudfront.keyid"),
             (BASE, "KID", None, "cloudfront.keysecret"),
             (BASE, "KID", "/not/there", "cannot be read"),
+            (BASE, "KID", "~unknown/key.pem", "cannot be read"),
             (BASE, "KID", "-----BEGIN RSA PRIVATE KEY-----\nx\n", "not an unencrypted private key"),
             (BASE, "KID", pem(ec.generate_private_key(ec.SECP256R1())), "not an RSA key"),
         ],
-        ids=range(6),
+        ids=range(7),
     )
     def test_that_is_invalid_prevents_the_start(self, base, key_id, key, said):
         with pytest.raises(ConfigError, match=said):
