@@ -42,7 +42,7 @@ class AccessLog(Logger):  # type: ignore[misc]
     Under :class:`~docker_registry.server.worker.RegistryWorker` it is an observer; elsewhere gunicorn calls it.
     """
 
-    _is_observer = False
+    is_observer = False
 
     def __init__(self, cfg: Any) -> None:
         self._writers: list[LineWriter] = []
@@ -68,8 +68,8 @@ class AccessLog(Logger):  # type: ignore[misc]
             lack: then gunicorn writes the entries.
         """
         is_json = log_format == JSON
-        self._is_observer = self.access_log_enabled and (is_json or "{" not in self.cfg.access_log_format)
-        if not self._is_observer:
+        self.is_observer = self.access_log_enabled and (is_json or "{" not in self.cfg.access_log_format)
+        if not self.is_observer:
             return None
         put = self._open()
         if is_json:
@@ -118,7 +118,7 @@ class AccessLog(Logger):  # type: ignore[misc]
 
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
         """Write the entry of a request, if no observer does; called by gunicorn."""
-        if not self._is_observer:
+        if not self.is_observer:
             super().access(resp, req, environ, request_time)
 
     def _line(self, exchange: Exchange) -> str:

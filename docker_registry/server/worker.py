@@ -46,6 +46,7 @@ from docker_registry.server.cached_exchanges import CachedExchanges
 from docker_registry.server.client_socket import ClientSocket, PlainSocket, asks_to_close
 from docker_registry.server.connections import Activity, Connections
 from docker_registry.server.environment import number
+from docker_registry.server.gateway import Gateway
 from docker_registry.server.inflight import InflightRequests
 from docker_registry.server.monkey_patch import patch_worker
 from docker_registry.server.observation import Observation
@@ -203,6 +204,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             collector.watch_connections(lambda: (len(self._connections), self.worker_connections))
             collector.watch_exchanges(self._observation.deliver)
         self.wsgi = self._observation.connect(self.wsgi, log)
+        self._gateway = Gateway(self, self._observation.report)
         self.cfg.__dict__["post_request"] = self._observation.reporting(self.cfg.post_request)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
@@ -250,20 +252,13 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             return bool(super().handle_request(listener_name, req, sock, addr))
         req.body = body
         sock.unreader = req.unreader
-        should_close = req.should_close
-        is_last = self._is_draining or asks_to_close(req.headers)
-        # Evaluated when the response head is sent, which must state whether the client may reuse the connection.
-        req.should_close = lambda: (
-            is_last or should_close() or sock.is_ended or body.left_bytes > lingering_close.DRAIN_BYTES
-        )
         sock.settimeout(self.silence_seconds)
         sock.exchange = None
         sock.begin(Activity.WORKING, body)
         sock.begin_answer()
-        goes_on = True
         try:
             try:
-                self._answer(listener_name, req, sock, addr)
+                goes_on = self._answer(listener_name, req, sock, addr)
             finally:
                 sock.end_answer()
         except StopIteration:
@@ -299,19 +294,21 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             client.begin(Activity.LINGERING)
             lingering_close.linger(client)
 
-    def _answer(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> None:
-        """Let the application answer, and add the response to the cache if possible."""
+    def _answer(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> bool:
+        """Let the application answer, and add the response to the cache; return False to close the connection."""
+        is_last = self._is_draining or req.should_close() or asks_to_close(req.headers)
+        answer = partial(self._gateway.answer, listener_name, req, sock, addr, is_last=is_last)
         if self._cache is None or (head := sock.head) is None or req.body.length != 0 or req.method not in _SAFE:
-            super().handle_request(listener_name, req, sock, addr)
-            return
+            return answer()
         sock.begin_copy()
         try:
             with dependencies.collected() as made_of:
-                super().handle_request(listener_name, req, sock, addr)
+                goes_on = answer()
         finally:
             sent, body = sock.end_copy()
-        if sent is not None:
+        if sent is not None and goes_on:  # the cached response promises to keep the connection open
             self._cache.add(head, sent, made_of, sock.exchange, body, sock.identity)
+        return goes_on
 
     def _answer_from_cache(self, client: ClientSocket) -> None:
         """Answer requests from the response cache until one is not in it, and return that one to the socket."""
