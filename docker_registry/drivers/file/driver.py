@@ -22,7 +22,7 @@ import errno
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import cached_property, partial
 from typing import Any, ClassVar, Final, TypeVar
 
@@ -178,8 +178,12 @@ class FileDriver(SmallWriter):
 
     def remove(self, path: str) -> None:
         """See :class:`StorageDriver`."""
-        with self._tree.errors(path):
-            self._change(self._mutations.remove, check_path(path))
+        self._tree.locate(check_path(path))
+        try:
+            self._change(self._mutations.remove, path)
+        except OSError as error:
+            self._tree.record_absence(path, error)
+            raise PathNotFound(path=path) from None
 
     def discard(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
@@ -263,9 +267,18 @@ class _ScratchDriver(FileDriver):
 
     def _put(self, content: Content, *, may_wait: bool) -> None:  # noqa: ARG002 - the signature of SmallWriter
         self._tree.locate(content.path)
-        put = partial(self._mutations.put, [content], Effects())
-        with self._tree.errors(content.path, may_miss=False):
-            put() if len(content.content) <= _INLINE_BYTES else run_in_thread(put)
+        try:
+            if len(content.content) <= _INLINE_BYTES:
+                self._mutations.put([content], Effects())
+            else:
+                run_in_thread(self._mutations.put, [content], Effects())
+        except OSError as error:
+            raise self._tree.failure(content.path, error) from None
+
+    def discard_file(self, path: str) -> None:
+        """See :class:`StorageDriver`."""
+        with suppress(PathNotFound):  # removing it costs as much as looking for it
+            self.remove(path)
 
     def _batch(self) -> None:
         return None

@@ -222,7 +222,9 @@ class Mutations:
         location, was_nothing = None, False
         with self._tree.folder(above) as folder:
             with self._exclusive(), self._locks.hold(path):
-                found = self._tree.stat(path)
+                found = os.stat(name, dir_fd=folder, follow_symlinks=False)
+                if stat.S_ISLNK(found.st_mode):
+                    found = self._tree.stat(path)
                 if stat.S_ISREG(found.st_mode) and found.st_size <= _SOON_FREED_BYTES:
                     os.unlink(name, dir_fd=folder)
                 else:
@@ -274,13 +276,18 @@ class Mutations:
 
     def _replace(self, staged: str, path: str, version: str, effects: Effects) -> None:
         """Replace this version of a file by a staged file."""
-        with self._tree.folder_of_version(path, version) as folder:
+        folder = self._tree.open_folder_of_version(path, version)
+        try:
             name = path.rpartition("/")[2]
             if self._durable:
                 os.rename(staged, name, dst_dir_fd=folder)
-            elif rename_unwritten(staged, name, folder):
+            elif rename_unwritten(staged, name, folder, replaces=True):
                 discard(staged)
             effects.folder_changed(folder)
+        except (FileNotFoundError, IsADirectoryError):  # changed just now by another program, which takes no lock
+            raise PreconditionFailed(path=path) from None
+        finally:
+            close_now(folder)
 
     def _changing(self) -> AbstractContextManager[None]:
         return nullcontext() if self._journal is None else self._journal.lock.shared()

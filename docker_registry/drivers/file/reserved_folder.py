@@ -29,8 +29,8 @@ import re
 import secrets
 import zlib
 from collections import deque
-from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from typing import Final
 
 from docker_registry.concurrency import close_now
@@ -183,19 +183,34 @@ class PathLocks:
     def __init__(self, folder: str) -> None:
         self._locations = [f"{folder}/{number:02x}" for number in range(64)]
 
-    @contextmanager
-    def hold(self, *paths: str) -> Iterator[None]:
+    def hold(self, *paths: str) -> AbstractContextManager[None]:
         """Hold the locks of these paths; blocks this thread."""
-        held: list[int] = []
+        # A fixed order prevents deadlocks.
+        return _Exclusive(sorted({self._locations[zlib.crc32(path.encode()) & 63] for path in paths}))
+
+
+class _Exclusive(AbstractContextManager[None]):
+    """Holds the locks of some files exclusively. As a generator it would take twice as many calls."""
+
+    __slots__ = ("_held", "_locations")
+
+    def __init__(self, locations: Sequence[str]) -> None:
+        self._locations = locations
+        self._held: list[int] = []
+
+    def __enter__(self) -> None:
         try:
-            # A fixed order prevents deadlocks.
-            for location in sorted({self._locations[zlib.crc32(path.encode()) & 63] for path in paths}):
-                held.append(_open_writable(location))
-                fcntl.flock(held[-1], fcntl.LOCK_EX)
-            yield
-        finally:
-            for fd in held:
-                close_now(fd)
+            for location in self._locations:
+                fd = _open_writable(location)
+                self._held.append(fd)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+        except BaseException:
+            self.__exit__()
+            raise
+
+    def __exit__(self, *_: object) -> None:
+        for fd in self._held:
+            close_now(fd)
 
 
 class FairLock:
@@ -211,23 +226,30 @@ class FairLock:
 
     def shared(self) -> AbstractContextManager[None]:
         """Hold the lock in shared mode; blocks this thread while a writer holds it or waits for it."""
-        return self._hold(fcntl.LOCK_SH)
+        return _Fair(self._first, self._second, fcntl.LOCK_SH)
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold the lock exclusively; blocks this thread until all readers have released it."""
-        return self._hold(fcntl.LOCK_EX)
+        return _Fair(self._first, self._second, fcntl.LOCK_EX)
 
-    @contextmanager
-    def _hold(self, operation: int) -> Iterator[None]:
-        first = _acquire(self._first, operation)
+
+class _Fair(AbstractContextManager[None]):
+    """Holds a fair lock in one of its modes."""
+
+    __slots__ = ("_first", "_held", "_operation", "_second")
+
+    def __init__(self, first: str, second: str, operation: int) -> None:
+        self._first, self._second, self._operation = first, second, operation
+
+    def __enter__(self) -> None:
+        first = _acquire(self._first, self._operation)
         try:
-            second = _acquire(self._second, operation)
+            self._held = _acquire(self._second, self._operation)
         finally:
             close_now(first)
-        try:
-            yield
-        finally:
-            close_now(second)
+
+    def __exit__(self, *_: object) -> None:
+        close_now(self._held)
 
 
 def open_lock(location: str) -> int:

@@ -18,6 +18,7 @@ import stat
 import sys
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from typing import Final
 
 from docker_registry import dependencies
@@ -40,7 +41,8 @@ _ENCODING: Final = sys.getfilesystemencoding()
 #: How often a folder that others remove is created again. Each attempt means that another process has made progress.
 _MAX_TRIES: Final = 1000
 
-_FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY
+#: Opens a folder.
+FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY
 
 #: Opening a pipe in the tree must not block the worker.
 DO_NOT_BLOCK: Final = os.O_NONBLOCK
@@ -50,11 +52,19 @@ NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _AWAY: Final = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN}
+#: The number of locations that are kept: a request opens a path and the folder above it several times.
+_LOCATIONS: Final = 1024
+
 _IN_THE_WAY: Final = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOTEMPTY}
 
 
 class Root:
-    """The folder that contains a store. Methods raise :class:`OSError`, which :meth:`errors` translates."""
+    """
+    The folder that contains a store. Methods raise :class:`OSError`, which :meth:`errors` translates.
+
+    Attributes:
+        locate: returns the location of a valid path in the file system, as :meth:`_locate` does.
+    """
 
     def __init__(self, root: str) -> None:
         """
@@ -64,10 +74,11 @@ class Root:
         self.root = os.path.realpath(os.path.expanduser(root))
         self.reserved = f"{self.root}/{RESERVED}"
         self._reserved_as_folder = f"{self.reserved}/."
+        self.locate: Callable[[str], str] = lru_cache(maxsize=_LOCATIONS)(self._locate)
         for system_call in (linux.openat2, linux.renameat2):  # find them now, not in the first request
             system_call()
 
-    def locate(self, path: str) -> str:
+    def _locate(self, path: str) -> str:
         """
         Return the location of a valid path in the file system.
 
@@ -108,7 +119,7 @@ class Root:
     @contextmanager
     def folder(self, path: str) -> Iterator[int]:
         """Hold a folder open; the descriptor refers to this very folder even if it is moved."""
-        fd = self.open(path, _FOLDER)
+        fd = self.open(path, FOLDER)
         try:
             yield fd
         finally:
@@ -162,10 +173,10 @@ class Root:
             opened: receives the descriptor of the folder, after those of the folders in which another one was created.
         """
         location = self.locate(path)
-        fd = open_without_symlinks(location, _FOLDER)
+        fd = open_without_symlinks(location, FOLDER)
         if fd is None:
             try:
-                fd = self._open_checked(location, path, _FOLDER)
+                fd = self._open_checked(location, path, FOLDER)
             except FileNotFoundError:
                 fd = MISSING
         if fd != MISSING:
@@ -179,7 +190,7 @@ class Root:
             os.mkdir(name, dir_fd=opened[-1])
         except FileExistsError:  # created just now by another process, which may not have synced it yet
             pass
-        opened.append(os.open(name, _FOLDER | os.O_NOFOLLOW, dir_fd=opened[-1]))
+        opened.append(os.open(name, FOLDER | os.O_NOFOLLOW, dir_fd=opened[-1]))
 
     def prune(self, path: str) -> None:
         """Remove empty folders, from *path* upwards."""
@@ -213,11 +224,13 @@ class Root:
             yield
         except OSError as error:
             if not may_miss:
-                if error.errno in NOT_THERE:
-                    self.check_present(path)
-                raise translated(path, error) from None
+                raise self.failure(path, error) from None
             self.record_absence(path, error)
             raise PathNotFound(path=path) from None
+
+    def failure(self, path: str, error: OSError) -> StorageError:
+        """Return the error of the store that corresponds to an error of a change, which needs no existing path."""
+        return gone(path) if error.errno in NOT_THERE and not self.is_present() else translated(path, error)
 
     def record_absence(self, path: str, error: OSError) -> None:
         """
@@ -238,8 +251,12 @@ class Root:
         Raises:
             StorageUnavailable: it does not.
         """
-        if not os.access(self._reserved_as_folder, os.F_OK):
+        if not self.is_present():
             raise gone(path) from None
+
+    def is_present(self) -> bool:
+        """Return whether the root contains a store."""
+        return os.access(self._reserved_as_folder, os.F_OK)
 
 
 # --------------------------------------------------------------------------------------- files in the file system
@@ -269,7 +286,7 @@ def open_without_symlinks(location: str, flags: int) -> int | None:
     return MISSING if ctypes.get_errno() == errno.ENOENT else None
 
 
-def rename_unwritten(source: str, name: str, folder: int) -> bool:
+def rename_unwritten(source: str, name: str, folder: int, *, replaces: bool | None = None) -> bool:
     """
     Rename a file as :func:`os.rename` does, atomically for readers, and leave the write-back to the kernel.
 
@@ -282,11 +299,14 @@ def rename_unwritten(source: str, name: str, folder: int) -> bool:
     Args:
         source: an unlisted path, because another file may be there for a moment.
         name: the new name in the folder of descriptor *folder*.
+        replaces: whether there is a file of this name; None if the caller does not know.
 
     Returns:
         Whether the replaced file is now at *source* and must be removed.
     """
-    if not _is_file(name, folder) or not _exchange(source, name, folder):
+    if replaces is None:
+        replaces = _is_file(name, folder)
+    if not replaces or not _exchange(source, name, folder):
         os.rename(source, name, dst_dir_fd=folder)
         return False
     if stat.S_ISDIR(os.lstat(source).st_mode):  # replaced by a folder just before the exchange

@@ -157,13 +157,15 @@ class SmallWriter(FileReader):
             has_failed = False
         finally:
             _current.reset(token)
-            with self._tree.errors("", may_miss=False):
+            try:
                 if not batch.is_empty:  # a block that only reads waits for no thread, and stays cacheable
                     call = self.run_brief if self._is_brief(batch) else run_in_thread
                     if has_failed:  # its other changes are synced even so: they are visible, others may depend on them
                         batch.take()
                     call(self._end, batch)
                 self._checkpoint_later()
+            except OSError as error:
+                raise self._tree.failure("", error) from None
 
     def _batch(self) -> Batch | None:
         """Return this greenlet's batch in this store; None outside a batch."""
@@ -236,8 +238,7 @@ class SmallWriter(FileReader):
         """Raise PreconditionFailed if a path has another version than expected."""
         for each in contents:
             if each.if_match:
-                with self._tree.folder_of_version(each.path, each.if_match):
-                    pass
+                self._tree.check_version(each.path, each.if_match)
             elif each.if_match is not None:
                 self._tree.check_absent(each.path)
 

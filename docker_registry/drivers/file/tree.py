@@ -15,7 +15,6 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain, islice
 from typing import BinaryIO, Final
@@ -26,6 +25,7 @@ from docker_registry.drivers.base import NO_FOLDER, Stat, StorageDriver, Version
 from docker_registry.drivers.file.large_files import KEPT_BYTES, EvictedFile, read_blocks
 from docker_registry.drivers.file.root import (
     DO_NOT_BLOCK,
+    FOLDER,
     MISSING,
     RESERVED,
     Root,
@@ -162,22 +162,34 @@ class Tree(Root):
         if found is not None and stat.S_ISREG(found.st_mode):
             raise PreconditionFailed(path=path)
 
-    @contextmanager
-    def folder_of_version(self, path: str, version: str) -> Iterator[int]:
+    def check_version(self, path: str, version: str) -> None:
+        """Raise PreconditionFailed if the file has another version, or does not exist."""
+        close_now(self.open_folder_of_version(path, version))
+
+    def open_folder_of_version(self, path: str, version: str) -> int:
         """
-        Hold the folder of a file open, even if it is removed meanwhile.
+        Open the folder of a file that has a version.
+
+        Returns:
+            A descriptor of this very folder, even if it is moved.
 
         Raises:
             PreconditionFailed: the file has another version, or does not exist.
         """
         above, _, name = path.rpartition("/")
         try:
-            with self.folder(above) as folder:
-                if version != version_of(folder, name):
-                    raise PreconditionFailed(path=path)
-                yield folder
+            folder = self.open(above, FOLDER)
+            try:
+                found = version_of(folder, name)
+            except BaseException:
+                close_now(folder)
+                raise
         except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             raise PreconditionFailed(path=path) from None
+        if found != version:
+            close_now(folder)
+            raise PreconditionFailed(path=path)
+        return folder
 
 
 class FileReader(StorageDriver):
