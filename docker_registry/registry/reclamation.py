@@ -21,7 +21,7 @@ from dataclasses import dataclass
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import PathNotFound
+from docker_registry.errors import PathNotFound, StorageError, StorageUnavailable
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.names import Digest
 from docker_registry.registry.references import References
@@ -157,21 +157,28 @@ class Reclamation:
 
         Returns:
             The number of bytes removed.
+
+        Raises:
+            StorageUnavailable: the store cannot be reached; the remaining blobs are left for the next run.
+            StorageError: a step failed; those of the other blobs were taken. On a full store, they may free space.
         """
         for step in () if is_stopped() else self.first_steps:
             step()
         due = {blob.digest: blob for blob in self._removed.all() if self._is_due(blob)}
         used = self._references.among(due) if due else set[Digest]()
         removed_bytes = 0
+        failure: StorageError | None = None
         for digest, blob in due.items():
             if is_stopped():
                 break
-            if self._removed.has_changed(blob):  # counting takes long, and what was counted may be outdated
-                continue
-            if blob.waiting_bytes is None:
-                self._move_away(digest, is_used=digest in used)
-            elif self._settle(digest, is_used=digest in used):
-                removed_bytes += blob.waiting_bytes
+            try:
+                removed_bytes += self._step(blob, is_used=digest in used)
+            except StorageUnavailable:
+                raise
+            except StorageError as error:
+                failure = error
+        if failure is not None:
+            raise failure
         return removed_bytes
 
     def _is_due(self, blob: RemovedBlob) -> bool:
@@ -179,6 +186,15 @@ class Reclamation:
         if age < -REMOVE_SECONDS:  # recorded by a host whose clock is wrong
             self._removed.add(blob.digest)
         return age >= (MOVE_SECONDS if blob.waiting_bytes is None else REMOVE_SECONDS)
+
+    def _step(self, blob: RemovedBlob, *, is_used: bool) -> int:
+        """Take the next step for a blob; return the number of bytes removed."""
+        if self._removed.has_changed(blob):  # counting takes long, and what was counted may be outdated
+            return 0
+        if blob.waiting_bytes is None:
+            self._move_away(blob.digest, is_used=is_used)
+            return 0
+        return blob.waiting_bytes if self._settle(blob.digest, is_used=is_used) else 0
 
     def _move_away(self, digest: Digest, *, is_used: bool) -> None:
         if not is_used:

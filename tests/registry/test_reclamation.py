@@ -9,7 +9,7 @@ import pytest
 
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import BlobUnknown
+from docker_registry.errors import BlobUnknown, StorageFull
 from docker_registry.registry import layout
 from docker_registry.registry.actor import GARBAGE_COLLECTION
 from docker_registry.registry.ingest import Content
@@ -35,6 +35,17 @@ MANIFEST = encoded(
         "layers": [],
     }
 )
+
+
+class FullDriver(MemoryDriver):
+    """A store without space for another file."""
+
+    is_full = False
+
+    def put_content(self, path, content, *, if_match=None):
+        if self.is_full:
+            raise StorageFull(path=path)
+        super().put_content(path, content, if_match=if_match)
 
 
 class Registry(OciRegistry):
@@ -115,6 +126,20 @@ class TestABlobWithoutReferences:
         forgotten.driver.put_content(layout.blob_data(DIGEST), BLOB)  # a push died before it wrote its link
         assert 2 * len(BLOB) == forgotten.reclaim(REMOVE_SECONDS, MOVE_SECONDS, REMOVE_SECONDS)
         assert [] == files(forgotten)
+
+    def test_is_removed_from_a_full_store_although_another_cannot_be_moved_away(self):
+        other_blob = b"another layer"
+        for removed, moved in ((BLOB, other_blob), (other_blob, BLOB)):
+            registry = Registry(FullDriver())
+            for content in (removed, moved):
+                registry.uploads.put(OTHER, Digest.of(content), Content(content))
+                registry.forget(Digest.of(content))
+                registry.reclaim(MOVE_SECONDS if content == removed else 0)
+            registry.driver.is_full = True
+            with pytest.raises(StorageFull):
+                registry.reclaim(REMOVE_SECONDS)
+            digest = Digest.of(moved)
+            assert {layout.blob_data(digest), layout.removed_since(digest)} == set(files(registry))
 
     def test_of_which_another_process_removed_the_bytes_is_forgotten(self, forgotten):
         forgotten.driver.remove(layout.blob_data(DIGEST))
