@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Final
 
 import gevent
@@ -41,7 +43,7 @@ def start(services: Services) -> None:
             gevent.spawn(mirror.pulls.watch, gevent.sleep)
             gevent.spawn(mirror.eviction.watch, gevent.sleep)
         else:
-            gevent.spawn(_reclaim, services)
+            gevent.spawn(_watch_reclamation, services)
     if services.metrics is not None:
         services.metrics.start()
         if services.config.metrics_address:
@@ -54,21 +56,17 @@ def _publish_mirror_status(services: Services) -> None:
     mirror, recorder = services.mirror, services.mirror_recorder
     while mirror is not None and recorder is not None:
         gevent.sleep(_STATUS_SECONDS)
-        try:
+        with _failure_logged("the state of the upstreams was not published"):
             mirror.publish_status(recorder.counts)
-        except RegistryError as error:
-            logger.warning("the state of the upstreams was not published: %s", error)
 
 
-def _reclaim(services: Services) -> None:
+def _watch_reclamation(services: Services) -> None:
     """Reclaim the bytes of purged content in a mirror without eviction; eviction reclaims them itself."""
     while True:
         gevent.sleep(MOVE_SECONDS)
-        try:
-            if not services.read_only.is_on and services.registry.leases.take("reclamation", MOVE_SECONDS / 2):
-                services.registry.reclamation.run(lambda: services.read_only.is_on)
-        except RegistryError as error:
-            logger.warning("bytes without references could not be removed: %s", error)
+        with _failure_logged("bytes without references could not be removed"):
+            if not services.read_only.is_on and _take_lease(services, "reclamation", MOVE_SECONDS / 2):
+                _reclaim(services)
 
 
 def _run(services: Services) -> None:
@@ -77,19 +75,37 @@ def _run(services: Services) -> None:
         if services.read_only.is_on:  # poll, so that overdue work runs within seconds after writes are allowed again
             gevent.sleep(REFRESH_SECONDS)
             continue
-        try:
-            # Half of the interval: the lease has ended when the next run is due, and is still held during this one.
-            if services.registry.leases.take("housekeeping", interval_seconds / 2):
-                for step in (_purge, _maintain_tokens, _remove_leftovers):
-                    if not services.read_only.is_on:
-                        step(services)
-            if not services.read_only.is_on:
-                _fill_search_index(services)
-        except RegistryError as error:
-            logger.warning("housekeeping failed and will be retried: %s", error)
-        except Exception:  # an unexpected error of one run must not end the later ones
-            logger.exception("housekeeping failed and will be retried")
+        run_due_work(services)
         gevent.sleep(interval_seconds)
+
+
+def run_due_work(services: Services) -> None:
+    """Take all steps of housekeeping that no other process takes; one that fails is logged and prevents no other."""
+    failed = "housekeeping failed and will be retried"
+    steps = [_fill_search_index]
+    with _failure_logged(failed):
+        # Half of the interval: the lease has ended when the next run is due, and is still held during this one.
+        if _take_lease(services, "housekeeping", services.config.upload_purge_interval / 2):
+            steps = [_purge, _maintain_tokens, _purge_transfers, _reclaim, _remove_leftovers, *steps]
+    for step in steps:
+        with _failure_logged(failed):
+            if not services.read_only.is_on:
+                step(services)
+
+
+def _take_lease(services: Services, work: str, seconds: float) -> bool:
+    return services.registry.leases.take(work, seconds, frees_space=True)
+
+
+@contextmanager
+def _failure_logged(message: str) -> Iterator[None]:
+    """Log an error of the block instead of raising it, so that it does not end the greenlet."""
+    try:
+        yield
+    except RegistryError as error:
+        logger.warning("%s: %s", message, error)
+    except Exception:
+        logger.exception("%s", message)
 
 
 def _purge(services: Services) -> None:
@@ -114,13 +130,16 @@ def _maintain_tokens(services: Services) -> None:
         services.audit.record_housekeeping(changed)
 
 
-def _remove_leftovers(services: Services) -> None:
-    def is_stopped() -> bool:
-        return services.read_only.is_on
-
+def _purge_transfers(services: Services) -> None:
     if services.mirror is not None:
-        services.mirror.transfers.purge(services.config.upload_ttl, is_stopped)
-    services.registry.reclamation.run(is_stopped)
+        services.mirror.transfers.purge(services.config.upload_ttl, lambda: services.read_only.is_on)
+
+
+def _reclaim(services: Services) -> None:
+    services.registry.reclamation.run(lambda: services.read_only.is_on)
+
+
+def _remove_leftovers(services: Services) -> None:
     services.registry.driver.remove_leftovers(services.config.upload_ttl)
 
 

@@ -12,7 +12,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
-from docker_registry.errors import PreconditionFailed
+from docker_registry.errors import PreconditionFailed, StorageFull
 from docker_registry.registry import layout, store_removal
 
 
@@ -25,8 +25,8 @@ class Leases:
     A lease that ends later than twice its lifetime (``seconds``) from now was taken by a host whose clock is wrong, and
     is free.
     ``process`` is part of a lease that ends with its process: others that see the same processes find it free at once.
-    On a store without conditional writes every lease is granted, so the work must also be safe when two processes do
-    it at the same time.
+    On a store without conditional writes every lease is granted, and on a full store those of work that frees space. So
+    the work must also be safe when two processes do it at the same time.
 
     Attributes:
         counts: number of calls of :meth:`take` by the kind of work, its name up to the first hyphen, and the result,
@@ -43,7 +43,7 @@ class Leases:
         self._holder = str(uuid.uuid4())
         self.counts: Counter[tuple[str, str]] = Counter()
 
-    def take(self, work: str, seconds: float, *, ends_with_process: bool = False) -> bool:
+    def take(self, work: str, seconds: float, *, ends_with_process: bool = False, frees_space: bool = False) -> bool:
         """
         Try to acquire the lease of some work, or extend it if this process holds it.
 
@@ -51,11 +51,18 @@ class Leases:
             work: name of the work, used as a file name.
             seconds: lifetime of the lease, from now.
             ends_with_process: whether the lease is free before that if this process has ended, where others can tell.
+            frees_space: whether the work frees space, so that the lease is granted on a full store, where it cannot be
+                written.
 
         Returns:
             False when another process holds the lease.
         """
-        is_taken = self._take(layout.lease(work), seconds, this_process() if ends_with_process else "")
+        try:
+            is_taken = self._take(layout.lease(work), seconds, this_process() if ends_with_process else "")
+        except StorageFull:
+            if not frees_space:
+                raise
+            is_taken = True
         self.counts[work.partition("-")[0], "taken" if is_taken else "busy"] += 1
         return is_taken
 
@@ -74,12 +81,12 @@ class Leases:
         return True
 
     def has_expired(self, work: str) -> bool:
-        """Return whether the last holder did not release the lease, and has ended or not extended it."""
+        """Return whether the lease was not released, and its holder has ended, did not extend it or is this process."""
         lease = self._driver.find_versioned(layout.lease(work))
         return lease is not None and bool(lease.content) and self._is_free(lease.content)
 
     def is_taken(self, work: str) -> bool:
-        """Return whether a process holds the lease, or held it and neither released nor extended it."""
+        """Return whether the lease was not released, even if it has expired."""
         return self._driver.find_versioned(layout.lease(work)) is not None
 
     def release(self, work: str) -> None:

@@ -4,8 +4,11 @@ import json
 import subprocess
 import sys
 
+import pytest
+
 from docker_registry.drivers.base import Capabilities
 from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import StorageFull
 from docker_registry.registry import layout
 from docker_registry.registry.leases import Leases, has_ended, this_process
 
@@ -14,6 +17,17 @@ class PlainDriver(MemoryDriver):
     """A store without conditional writes."""
 
     capabilities = Capabilities()
+
+
+class FullDriver(MemoryDriver):
+    """A store without space for another file."""
+
+    is_full = False
+
+    def put_content(self, path, content, *, if_match=None):
+        if self.is_full:
+            raise StorageFull(path=path)
+        super().put_content(path, content, if_match=if_match)
 
 
 class TestALease:
@@ -53,6 +67,15 @@ class TestALease:
         driver = PlainDriver()
         assert Leases(driver).take("purge", 60)
         assert Leases(driver).take("purge", 60)
+
+    def test_of_work_that_frees_space_is_granted_on_a_full_store(self):
+        driver = FullDriver()
+        assert Leases(driver).take("purge", 60)
+        driver.is_full = True
+        assert not Leases(driver).take("purge", 60, frees_space=True)
+        assert Leases(driver).take("evict", 60, frees_space=True)
+        with pytest.raises(StorageFull):
+            Leases(driver).take("reindex", 60)
 
     def test_that_ends_with_its_process_is_free_when_that_has_ended(self, driver):
         assert Leases(driver).take("purge", 60, ends_with_process=True)

@@ -216,7 +216,7 @@ class Eviction:
     # ------------------------------------------------------------------------------------------------- steps
 
     def _take_lease(self, seconds: float) -> bool:
-        return self._leases.take(_LEASE, seconds, ends_with_process=True)
+        return self._leases.take(_LEASE, seconds, ends_with_process=True, frees_space=True)
 
     def _is_stopped(self) -> bool:
         return self._read_only.is_on

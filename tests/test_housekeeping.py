@@ -1,0 +1,58 @@
+"""Housekeeping frees space on a store that is full, and does as much as it can on one that fails."""
+
+from __future__ import annotations
+
+from docker_registry import housekeeping, services
+from docker_registry.config.schema import Config
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import StorageError, StorageFull
+from docker_registry.registry import layout
+from docker_registry.registry.names import Digest
+
+CONTENT = b"a blob without references"
+DIGEST = Digest.of(CONTENT)
+
+
+class FailingDriver(MemoryDriver):
+    """A store that is full, or in which a folder cannot be read."""
+
+    is_full = False
+    unreadable = ""
+
+    def put_content(self, path, content, *, if_match=None):
+        if self.is_full:
+            raise StorageFull(path=path)
+        super().put_content(path, content, if_match=if_match)
+
+    def list_directory(self, path=""):
+        if path == self.unreadable:
+            raise StorageError(path=path)
+        return super().list_directory(path)
+
+
+def remaining_after_a_run(driver):
+    """Run housekeeping once, over a store with an abandoned upload and a removed blob, and return what it left."""
+    config = Config(storage="memory", search_backend="", upload_ttl=-1)
+    with services.build(config, driver) as built:
+        built.registry.uploads.start(None)
+        driver.put_content(layout.removed_since(DIGEST), b'{"since": 0}')
+        driver.put_content(layout.removed_data(DIGEST), CONTENT)
+        driver.is_full = driver.full_later
+        housekeeping.run_due_work(built)
+    folders = {"uploads": layout.uploads(None), "removed": layout.REMOVED}
+    return [name for name, folder in folders.items() if any(driver.walk(folder))]
+
+
+def test_frees_space_on_a_full_store():
+    driver = FailingDriver()
+    driver.full_later = True
+    assert [] == remaining_after_a_run(driver)
+
+
+def test_takes_the_steps_after_one_that_fails(caplog):
+    driver = FailingDriver()
+    driver.full_later = False
+    driver.unreadable = layout.uploads(None)
+    assert ["uploads"] == remaining_after_a_run(driver)
+    (record,) = [each for each in caplog.records if each.name == housekeeping.__name__]
+    assert "housekeeping failed and will be retried" in record.getMessage()
