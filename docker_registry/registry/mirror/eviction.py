@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import PathNotFound, RegistryError
+from docker_registry.errors import PathNotFound, RegistryError, StorageFull
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.actor import Actor
 from docker_registry.registry.leases import Leases
@@ -203,7 +203,11 @@ class Eviction:
             return None
         contents = self._contents()
         chosen, left = self._choose(contents)
-        evicted = [digest for digest in chosen if not self._is_stopped() and self._evict(digest, contents[digest])]
+        try:
+            evicted = [digest for digest in chosen if not self._is_stopped() and self._evict(digest, contents[digest])]
+        except StorageFull:
+            self._reclamation.run(self._is_stopped)  # may free the space that the records of evicted blobs need
+            raise
         size = sum(map(self._size, evicted))
         result = Evicted(len(evicted), size, left, self._reclamation.run(self._is_stopped))
         if result.blobs or result.removed:

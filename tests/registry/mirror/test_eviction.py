@@ -12,7 +12,7 @@ import pytest
 from docker_registry.config.schema import Mirroring
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import PathNotFound, StorageUnavailable
+from docker_registry.errors import PathNotFound, StorageFull, StorageUnavailable
 from docker_registry.http.exchange import Exchange
 from docker_registry.registry import layout
 from docker_registry.registry.actor import GARBAGE_COLLECTION
@@ -123,6 +123,23 @@ class TestMirroredContent:
         assert size_of(IMAGES[1]) == sum(mirror.evict(wait).removed for wait in (MOVE_SECONDS, REMOVE_SECONDS))
         assert size_of(IMAGES[0], *IMAGES[2:]) == mirror.stored_bytes
         assert [] == list(mirror.driver.walk(layout.REMOVED))
+
+    def test_evicted_before_is_removed_from_a_store_that_is_full(self, evicting, driver, monkeypatch):
+        def put_content(path, content, *, if_match=None):
+            raise StorageFull(path=path)
+
+        mirror = evicting(max_bytes=1)
+        mirror.pull(IMAGES[0], tag="v0")
+        mirror.evict()
+        mirror.evict(MOVE_SECONDS)
+        mirror.pull(IMAGES[1], tag="v1")
+        mirror.evict(0)
+        mirror.clock.now += RECENT_SECONDS + REMOVE_SECONDS
+        with monkeypatch.context() as patch, pytest.raises(StorageFull):
+            patch.setattr(driver, "put_content", put_content)
+            mirror.services.mirror.eviction.run()
+        assert [] == list(driver.walk(layout.REMOVED))
+        assert 3 == mirror.evict(0).blobs
 
     def test_stays_as_it_is_while_the_registry_is_read_only(self, evicting, driver):
         mirror = evicting(max_bytes=1)
