@@ -16,7 +16,7 @@ from docker_registry.registry.search.index import LookUp, SearchIndex
 
 logger = logging.getLogger(__name__)
 
-#: Names that may be queued while the index is unavailable; further ones are dropped until the next reindexing.
+#: Names that may be queued while the index is unavailable. Further ones are dropped, so the index must be rebuilt.
 _MAX_WAITING: Final = 10_000
 
 
@@ -26,7 +26,8 @@ class SearchUpdates:
 
     A signal handler only queues the name, which takes microseconds. One thread (a greenlet in a worker) reads the
     current state from the store and writes that to the index. So neither the order nor the number of events matters,
-    and an index that was unavailable catches up later. The thread lives as long as names are queued.
+    and an index that was unavailable catches up later, except with names beyond the limit of the queue, of which a
+    warning is logged. The thread lives as long as names are queued.
 
     The first event of a repository updates the index at once; events that follow closely are combined into one update.
     Otherwise a repository with constant pushes would cost as much here as the pushes themselves.
@@ -54,6 +55,7 @@ class SearchUpdates:
         self._lock = threading.Lock()
         self._thread: threading.Thread | None = None
         self._failing = False
+        self._is_dropping = False  # whether a name was dropped since the queue was last empty
         self.updates = 0
         self.failures = 0
 
@@ -81,6 +83,9 @@ class SearchUpdates:
             return
         with self._lock:
             if len(self._names) >= _MAX_WAITING:
+                if not self._is_dropping:
+                    logger.warning("the search index misses changes, too many are queued: run docker-registry reindex")
+                self._is_dropping = True
                 return
             self._names[name] = None
             if self._thread is None:
@@ -126,6 +131,7 @@ class SearchUpdates:
                     self._paused_until[name] = now + self._min_interval_seconds
                     return name, 0.0
             if not self._names:
+                self._is_dropping = False
                 self._thread = None
                 return None
             return None, min(self._paused_until[name] for name in self._names) - now

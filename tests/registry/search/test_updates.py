@@ -180,7 +180,7 @@ class TestAnUnreachableIndex:
         assert updates.flush()
         assert str(NAME) == slow.told[-1]
 
-    def test_uses_bounded_memory(self, slow, store, driver, monkeypatch):
+    def test_uses_bounded_memory(self, slow, store, driver, monkeypatch, caplog):
         monkeypatch.setattr("docker_registry.registry.search.updates._MAX_WAITING", 3)
         slow.free.clear()
         updates = listen(slow, store, driver)
@@ -190,6 +190,8 @@ class TestAnUnreachableIndex:
 
         assert updates.flush()
         assert 4 >= len(slow.told)
+        (record,) = caplog.records
+        assert "run docker-registry reindex" in record.getMessage()
 
     def test_is_waited_for_no_longer_than_requested(self, slow, store, driver):
         slow.free.clear()
