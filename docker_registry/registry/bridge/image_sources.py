@@ -156,7 +156,7 @@ class ImageSources:
                 return Digest.parse(child["digest"])
         if len(children) == 1 and "platform" not in children[0]:
             return Digest.parse(children[0]["digest"])
-        raise ImageUnknown(f"The index has no image for {self._platform} in this index.")
+        raise ImageUnknown(f"The index has no image for {self._platform}.")
 
     def _chain(self, config: bytes) -> Chain:
         with self._json_budget.reserve(config):
