@@ -43,7 +43,8 @@ class RemovedBlob:
     A blob that will be removed.
 
     Attributes:
-        since: when its last reference was removed or its bytes were moved away, seconds since the Unix epoch.
+        since: when its last reference was removed, or its bytes were last moved away or removed, seconds since the Unix
+            epoch.
         waiting_bytes: size of the bytes that were moved away; None if they were not.
     """
 
@@ -123,12 +124,12 @@ class Reclamation:
 
     A blob is recorded before its last reference is removed. Some time later its bytes are moved away, where a request
     still finds them and moves them back. References are counted after that: a push either wrote its reference before,
-    and the bytes are moved back, or it has found no bytes, and brings its own.
+    and the bytes are moved back, or it has found no bytes, and writes them again.
 
     Attributes:
-        first_steps: called before references are counted, by parts that may have to restore some.
-        companions: called with the digest of a blob before its bytes are moved away, and again before they are
-            removed, by parts that have stored something that follows from them.
+        first_steps: functions that are called before references are counted, as they may restore some.
+        companions: functions that remove what was derived from a blob. They are called with its digest before its bytes
+            are moved away, and again before they are removed.
     """
 
     def __init__(

@@ -66,7 +66,7 @@ class Checksum:
     Attributes:
         payload: sum of the image's JSON and the layer's bytes as sent. Docker 0.9.0 and 0.9.1 send the sum of the
             uncompressed layer instead, which is never equal to it.
-        tarsum: TarSum of the layer, or the payload sum where *payload* is missing.
+        tarsum: TarSum of the layer. Where *payload* is missing, it may be the payload sum instead.
         is_payload_decisive: a payload sum that differs means a damaged layer, whatever the TarSum. The TarSum does not
             cover extended attributes, so it is no substitute where the client computes the payload sum correctly.
     """
@@ -127,7 +127,7 @@ class ImagePushes:
 
         Raises:
             ImageInvalid: *payload* is not a JSON object, has too many values, or its ``id`` is missing or differs.
-            ParentUnknown: the parent image does not exist.
+            ParentUnknown: the parent image does not exist, has the image as an ancestor, or has too many ancestors.
             ImageExists: the image has already been pushed completely.
         """
         document = parse_image_json(image_id, payload)
@@ -303,7 +303,7 @@ class ImagePushes:
         payloads = dict.fromkeys(pending.payload for pending in self._unfinished.pending(image_id))
         committed = self._commits.find_json(image_id)
         if committed is not None:
-            payloads[committed] = None  # a push that an old server started
+            payloads[committed] = None  # for a proof, or a push that version 0.9 or earlier started
         elif not payloads:
             raise ImageUnknown(id=str(image_id))
         return list(payloads)
