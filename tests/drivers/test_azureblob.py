@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import time
 from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta, timezone
@@ -22,9 +23,11 @@ from tests.drivers.object_stores import ForeignStoreSuite, LostResponseSuite, lo
 from tests.support import processes
 from tests.support.servers.azurite import KEY, NAME, OTHER_KEY, run_azurite
 from tests.support.servers.fault_proxy import FaultProxy
+from tests.support.servers.scripted import Scripted
 from tests.support.servers.truncating_proxy import CuttingProxy
 
 KIB = 1024
+CREDENTIALS = f"AccountName={NAME};AccountKey={KEY}"
 
 
 @pytest.fixture(scope="module")
@@ -243,6 +246,63 @@ class TestASignedUrl:
         driver.close()
 
 
+class TestAClosedDriver:
+    def test_has_no_connections(self, options):
+        before = len(os.listdir("/proc/self/fd"))
+        driver = AzureBlobDriver(**options)
+        driver.put_content("a", b"content")
+        driver.close()
+        assert before == len(os.listdir("/proc/self/fd"))
+
+
+class TestATouch:
+    def test_leaves_a_file_as_it_is_that_is_replaced_meanwhile(self, options, azurite, client, monkeypatch):
+        with FaultProxy(azurite.port) as proxy:
+            driver = AzureBlobDriver(**through(options, proxy))
+            driver.put_content("a", b"old")
+
+            def replace_before_put():
+                if proxy.requests[-1].startswith("PUT"):
+                    client.upload_blob("registry/a", b"new", overwrite=True, metadata={"by": "another"})
+                return ""
+
+            monkeypatch.setattr(proxy, "_choose", replace_before_put)
+            driver.touch("a")
+            driver.close()
+        blob = client.get_blob_client("registry/a")
+        assert (b"new", {"by": "another"}) == (blob.download_blob().readall(), blob.get_blob_properties().metadata)
+
+
+class TestACopy:
+    def test_that_fails_leaves_no_empty_file(self, monkeypatch):
+        """Scripted, because Azurite never fails to copy."""
+        listing = b"<EnumerationResults><Blobs/><NextMarker/></EnumerationResults>"
+        blob = {"ETag": '"1"', "Last-Modified": "Sun, 06 Nov 1994 08:49:37 GMT", "x-ms-blob-type": "BlockBlob"}
+        target = {**blob, "ETag": '"2"', "x-ms-copy-id": "id"}
+        answers = [
+            answer(200, listing, **{"Content-Type": "application/xml"}),
+            answer(200, **blob),
+            answer(202, **target, **{"x-ms-copy-status": "pending"}),
+            answer(200, **target, **{"x-ms-copy-status": "failed"}),
+            answer(202),
+        ]
+        with Scripted(*answers) as server:
+            driver = AzureBlobDriver(
+                azure_storage_account_name=NAME, azure_storage_account_key=KEY, azure_endpoint=server.url,
+                azure_use_https=False,
+            )  # fmt: skip
+            with pytest.raises(StorageUnavailable, match="failed to copy"):
+                driver.move("a", "b")
+            driver.close()
+        deletion = server.requests[-1].decode("latin-1")
+        assert (True, True) == (deletion.startswith("DELETE /registry/b "), 'If-Match: "2"' in deletion)
+
+
+def answer(status, body=b"", **headers):
+    lines = [f"HTTP/1.1 {status} x", *(f"{name}: {value}" for name, value in headers.items())]
+    return "\r\n".join([*lines, f"Content-Length: {len(body)}", "", ""]).encode() + body
+
+
 class TestAConnectionString:
     @pytest.fixture
     def container(self, options):
@@ -279,6 +339,13 @@ class TestAnErrorAtTheStart:
             ("account_name is not set", {"azure_endpoint": None, "azure_storage_account_name": None}),
             ("no credentials for Azure", {"azure_storage_account_key": None}),
             ("not valid Base64", {"azure_storage_account_key": "not a key"}),
+            ("not valid Base64", {"azure_storage_account_key": "schlüssel"}),
+            ("azure_connection_string, is not valid", {"azure_connection_string": "AccountName=a;AccountKey=x"}),
+            (
+                "azure_connection_string, is not the URL",
+                {"azure_connection_string": f"BlobEndpoint=http://;{CREDENTIALS}"},
+            ),
+            ("azure_storage_container is not set", {"azure_storage_container": ""}),
             ("azure_use_https is true", {"azure_use_https": True}),
         ],
     )

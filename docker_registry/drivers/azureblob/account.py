@@ -8,7 +8,6 @@ block the others.
 from __future__ import annotations
 
 import base64
-import binascii
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -98,8 +97,11 @@ class Account:
         Create a client that threads and greenlets may share.
 
         Raises:
-            ConfigError: the credentials are missing, the endpoint is not a URL, or the settings contradict each other.
+            ConfigError: the container or the credentials are missing or malformed, the endpoint is not a URL, or the
+                settings contradict each other.
         """
+        if not container:
+            raise ConfigError("azure_storage_container is not set")
         session = requests.Session()
         session.mount("https://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
         session.mount("http://", HTTPAdapter(pool_maxsize=_CONNECTIONS))
@@ -108,7 +110,7 @@ class Account:
                 self._account_url(),
                 container,
                 credential=self._credential(),
-                transport=RequestsTransport(session=session, session_owner=False),
+                transport=RequestsTransport(session=session),  # closes the session too
                 retry_policy=LinearRetry(backoff=1, retry_total=_ATTEMPTS - 1, random_jitter_range=1),
                 connection_timeout=min(_CONNECT_SECONDS, self.timeout_seconds),
                 read_timeout=self.timeout_seconds,
@@ -117,7 +119,9 @@ class Account:
                 user_agent="docker-registry",
             )
         except ValueError:
-            raise ConfigError("azure_endpoint is not the URL of a blob service") from None
+            raise ConfigError(
+                "azure_endpoint, or BlobEndpoint in azure_connection_string, is not the URL of a blob service"
+            ) from None
 
     def _account_url(self) -> str:
         if not self.endpoint:
@@ -138,8 +142,10 @@ class Account:
             )
         try:
             base64.b64decode(self.key, validate=True)
-        except binascii.Error:
-            raise ConfigError("azure_storage_account_key is not valid Base64") from None
+        except ValueError:
+            raise ConfigError(
+                "azure_storage_account_key, or AccountKey in azure_connection_string, is not valid Base64"
+            ) from None
         return {"account_name": self.name, "account_key": self.key}
 
 

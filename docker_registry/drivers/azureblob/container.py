@@ -10,6 +10,7 @@ from __future__ import annotations
 import secrets
 import time
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from itertools import islice
 from typing import Any, Final
@@ -184,19 +185,35 @@ class AzureContainer:
                 url, source_etag=source.etag, source_match_condition=MatchConditions.IfNotModified
             )["copy_status"]
         deadline, pause = time.monotonic() + _COPY_SECONDS, 0.05
+        etag = None
         while status == "pending" and time.monotonic() < deadline:
             time.sleep(pause)
             pause = min(2 * pause, 5)
             with translated():
-                status = blob.get_blob_properties().copy.status
+                properties = blob.get_blob_properties()
+            status, etag = properties.copy.status, properties.etag
+        if status in ("failed", "aborted") and etag:  # Azure leaves an empty blob
+            with suppress(PathNotFound, PreconditionFailed):
+                self.delete(target, etag)
         if status != "success":
             raise StorageUnavailable(f"Azure failed to copy a file ({status}).")
 
     def touch(self, name: str) -> None:
-        """Update a blob's modification time; its token is kept, so that its content is known to be unchanged."""
-        metadata = {**(self.head(name).metadata or {}), _TOUCHED: f"{time.time():.3f}"}
-        with translated():
-            self._blob(name).set_blob_metadata(metadata)
+        """
+        Update a blob's modification time; its token is kept, so that its content is known to be unchanged.
+
+        Raises:
+            PathNotFound: there is no such blob.
+        """
+        entry = self.head(name)
+        metadata = {**(entry.metadata or {}), _TOUCHED: f"{time.time():.3f}"}
+        try:
+            with translated():
+                self._blob(name).set_blob_metadata(
+                    metadata, etag=entry.etag, match_condition=MatchConditions.IfNotModified
+                )
+        except PreconditionFailed:  # a blob that changed just now has a new time already, and its own metadata
+            self.head(name)  # unless it was removed
 
     def _blob(self, name: str) -> Any:
         return self.client.get_blob_client(name)
