@@ -190,18 +190,20 @@ def tag_condition() -> Condition | None:
     """
     Return the condition that If-Match and If-None-Match set for the tag to be replaced; None without these headers.
 
-    RFC 9110, section 13.1: both contain entity tags, here the digests of manifests, or ``*`` for any.
+    RFC 9110, section 13.1: both contain entity tags, here the digests of manifests, or ``*`` for any. An
+    empty If-Match names no version, so that it never holds.
     """
     request = current_request()
-    if "HTTP_IF_MATCH" not in request.environ and "HTTP_IF_NONE_MATCH" not in request.environ:
+    has_match = "HTTP_IF_MATCH" in request.environ
+    if not has_match and "HTTP_IF_NONE_MATCH" not in request.environ:
         return None
     match, none_match = request.if_match, request.if_none_match
-    if not match and not none_match:
+    if not has_match and not none_match:
         return None
 
     def holds(current: Digest | None) -> bool:
         exists = current is not None
-        if match and not (exists and str(current) in match):
+        if has_match and not (exists and str(current) in match):
             return False
         return not (none_match and exists and none_match.contains_weak(str(current)))
 

@@ -52,6 +52,11 @@ class TestATagThatIsReplacedOnACondition:
         assert (412, "DENIED") == (answer.status_code, code(answer))
         assert image("2") == get().content
 
+    def test_is_not_replaced_when_the_client_names_no_version(self, put, get):
+        put(note="1")
+        assert 412 == put(note="2", **{"If-Match": ""}).status_code
+        assert image("1") == get().content
+
     def test_is_created_only_if_it_is_missing(self, put, get):
         assert 201 == put(note="1", **{"If-None-Match": "*"}).status_code
         assert 412 == put(note="2", **{"If-None-Match": "*"}).status_code
