@@ -17,7 +17,7 @@ Everything else is passed through to the store: versions, conditional puts, list
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import replace
 from functools import cached_property
 from typing import BinaryIO, Final
@@ -377,8 +377,11 @@ class CachedDriver(StorageDriver):
             if content is not None:
                 content = content + block if len(content) + len(block) <= self._max_bytes else None
             yield block
-        if content is not None and len(content) == self.get_size(path):
-            self.cache.fill(CONTENT, path, lease, content, _lifetime(path))
+        if content is None:
+            return
+        with suppress(StorageError):  # the reader has everything; the content is only not cached
+            if len(content) == self.get_size(path):
+                self.cache.fill(CONTENT, path, lease, content, _lifetime(path))
 
 
 @contextmanager
