@@ -139,14 +139,14 @@ class ImageFiles:
             return self._results.put(path, link.digest, lambda: self._reader.list(file.read()))
 
     def _known_record(self, image_id: ImageId, principal: Principal | None) -> Answer | None:
-        record = self._results.find(
-            image_layout.file_list(self._images.folder(image_id)), self._digest(image_id, principal)
-        )
+        path, digest = image_layout.file_list(self._images.folder(image_id)), self._digest(image_id, principal)
+        record = self._results.find(path, digest)
         if record is None:
             return None
         try:
             read_trailer(record.tail(TRAILER_BYTES))
         except ValueError:  # written by an earlier release or by other software
+            self._results.check_refusal(path, digest)
             return None
         return record
 

@@ -92,9 +92,9 @@ class StoredResults:
             else:
                 found, content = b"".join(self._driver.stream_read(path, 0, len(line))), None
         except PathNotFound:
-            self._check_refusal(path, digest)
-            return None
+            found, size, content = b"", 0, None
         if found != line:
+            self.check_refusal(path, digest)
             return None
         return Answer(self._driver, path, len(line), size if content is None else len(content), content)
 
@@ -120,7 +120,13 @@ class StoredResults:
             raise
         return Answer(self._driver, path, len(line), size - len(line))
 
-    def _check_refusal(self, path: str, digest: Digest) -> None:
+    def check_refusal(self, path: str, digest: Digest) -> None:
+        """
+        Check that no rejection of a layer is stored.
+
+        Raises:
+            LayerFormatUnsupported, TooLarge: as for :meth:`find`.
+        """
         try:
             refusal = json.loads(self._driver.get_content(f"{path}_refused"))
             if (refusal["digest"], refusal["rules"]) != (str(digest), self._rules):

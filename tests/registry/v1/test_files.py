@@ -7,6 +7,7 @@ import pytest
 from docker_registry.errors import DiffUnavailable, ImageUnfinished, ImageUnknown, LayerFormatUnsupported, TooLarge
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.limits import LayerLimits
+from docker_registry.registry.names import Digest
 from docker_registry.registry.v1.files import ImageFiles
 from docker_registry.registry.v1.layer_reader import LayerReader
 from tests.support.layers import COMPRESS, member, tar
@@ -72,10 +73,14 @@ class TestTheFilesOfAnImage:
             registry.image_files.files(image.id)
 
     @pytest.mark.parametrize("ask", ["files", "diff"])
-    def test_that_were_rejected_are_not_read_again_until_the_limits_change(self, driver, monkeypatch, ask):
+    @pytest.mark.parametrize("outdated", [None, "of another layer", "in another format"])
+    def test_that_were_rejected_are_not_read_again_until_the_limits_change(self, driver, monkeypatch, ask, outdated):
         image = make(3, layer=COMPRESS["gzip"](tar(member("zeros", content=bytes(2_000_000)))))
         registry = Registry(driver, layer_limits=LayerLimits(max_bytes=1_000_000))
         push(registry, image)
+        if outdated is not None:
+            digest = Digest.of(b"another layer" if outdated == "of another layer" else image.layer)
+            driver.put_content(f"images/{image.text}/_filelist", f"{digest}\nno list".encode())
         with pytest.raises(TooLarge) as first:
             getattr(registry.image_files, ask)(image.id)
         with monkeypatch.context() as patch:
