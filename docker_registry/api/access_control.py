@@ -1,7 +1,7 @@
 """
 Access control of every request: authenticates the client, then checks the action of the route.
 
-:data:`~docker_registry.api.actions.ACTIONS` maps each route with a repository or an image to its action, and
+:data:`~docker_registry.api.routes.ACTIONS` maps each route with a repository or an image to its action, and
 :data:`WITHOUT_REPOSITORY` every other route to what it requires; a test compares both with the routes.
 """
 
@@ -17,12 +17,12 @@ from typing import Any, Final
 from flask import Flask, Response, request
 
 from docker_registry import dependencies
-from docker_registry.api.actions import ACTIONS
 from docker_registry.api.authorization import HOLDER, IMAGE_CHECK, Holder
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.errors import AUTHENTICATION_ERROR
 from docker_registry.api.flask_app import PRINCIPAL
 from docker_registry.api.requests import MUST_PROVE
+from docker_registry.api.routes import ACTIONS
 from docker_registry.auth.access_control import TOKEN_PATH, AccessControl
 from docker_registry.auth.client import Client
 from docker_registry.auth.tokens import scopes

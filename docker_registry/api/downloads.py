@@ -18,8 +18,8 @@ from typing import Final
 
 from flask import Response, request
 
+from docker_registry.api.flask_app import PlainResponse
 from docker_registry.api.multipart import MAX_GAP_BYTES, ByteRange, Multipart, MultipartFile
-from docker_registry.api.responses import PlainResponse
 from docker_registry.errors import RangeNotSatisfiable, StorageError, UpstreamError
 from docker_registry.registry.stored_file import FilePart, Segment, ServedFile
 

@@ -12,15 +12,16 @@ Docker 1.10 to 17.05 falls back to API V1 only after a response that is not in t
 
 from __future__ import annotations
 
+import json
 import logging
 from typing import Final, cast
 
-from flask import Response, current_app, json, request
+from flask import Response, current_app, request
 from werkzeug.exceptions import HTTPException, MethodNotAllowed
 
 from docker_registry import errors
-from docker_registry.api.flask_app import Application, current_request
-from docker_registry.api.responses import JSON, PlainResponse
+from docker_registry.api.flask_app import Application, PlainResponse, current_request
+from docker_registry.api.responses import JSON
 from docker_registry.error_reports.report import ERROR_ATTRIBUTE, SECRETS_ATTRIBUTE
 from docker_registry.errors import Overloaded, RegistryError
 from docker_registry.http.exchange import CONTEXT
@@ -165,7 +166,7 @@ def _envelope(status: int, code: str, message: str, detail: dict[str, object]) -
         content = {"errors": [entry | {"detail": detail} if detail else entry]}
     else:
         content = {"error": message}
-    body = json.dumps(content).encode()
+    body = json.dumps(content, sort_keys=True).encode()
     return PlainResponse(status, {"Content-Type": JSON, "Content-Length": str(len(body))}, [body])
 
 

@@ -10,8 +10,9 @@ from urllib.parse import urlencode
 from flask import Flask, Response, request
 
 from docker_registry.api.downloads import SegmentedBody
-from docker_registry.api.flask_app import CHANGES, SAFE_METHODS
+from docker_registry.api.flask_app import SAFE_METHODS
 from docker_registry.api.requests import REQUESTED_NAME
+from docker_registry.api.routes import CHANGES
 from docker_registry.errors import ImageRepositoryUnknown, NameInvalid, Unsupported, UpstreamError
 from docker_registry.http.exchange import CONTEXT, RequestContext
 from docker_registry.registry.mirror.namespaces import Namespaces, name_here

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from docker_registry.api.access_control import WITHOUT_REPOSITORY, Requirement
-from docker_registry.api.actions import ACTIONS
+from docker_registry.api.routes import ACTIONS
 from docker_registry.app import create_app
 from docker_registry.auth.users.attempts import ACCOUNT_FAILURES, FORGIVEN_EVERY_SECONDS
 from docker_registry.config.schema import Config

@@ -10,7 +10,7 @@ import re
 
 import pytest
 
-from docker_registry.api.actions import ACTIONS
+from docker_registry.api.routes import ACTIONS
 from docker_registry.app import create_app
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver

@@ -13,7 +13,7 @@ import pytest
 import requests
 
 from docker_registry import services
-from docker_registry.api.flask_app import REFUSED_READ_ONLY
+from docker_registry.api.routes import REFUSED_READ_ONLY
 from docker_registry.cli.diff_worker import DiffWorker
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver

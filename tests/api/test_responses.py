@@ -8,7 +8,7 @@ import pytest
 from flask import Response, request, signals
 from werkzeug.test import create_environ, run_wsgi_app
 
-from docker_registry.api.responses import PlainResponse, add_headers
+from docker_registry.api.flask_app import PlainResponse, add_headers
 from docker_registry.app import create_app
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver

@@ -10,7 +10,7 @@ import pytest
 import requests
 
 from docker_registry import services
-from docker_registry.api.actions import ACTIONS
+from docker_registry.api.routes import ACTIONS
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError

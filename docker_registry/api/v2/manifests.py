@@ -6,6 +6,7 @@ from flask import Blueprint, Response, request
 
 from docker_registry.api import authorization, requests
 from docker_registry.api.downloads import Downloads
+from docker_registry.api.flask_app import PlainResponse
 from docker_registry.api.responses import origin_headers, with_location
 from docker_registry.errors import ManifestUnknown, Unsupported
 from docker_registry.registry.manifest_payload import safe_content_type
@@ -48,7 +49,8 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
             return Response(status=304, headers=headers)
         if manifest.is_large:
             return downloads.send_whole(registry.manifests.file(manifest), headers)
-        return Response(manifest.payload, headers=headers)
+        headers["Content-Length"] = str(len(manifest.payload))
+        return PlainResponse(200, headers, [manifest.payload])
 
     @bp.put("/v2/<path:name>/manifests/<reference>")
     def put_manifest(name: RepositoryName, reference: Reference) -> Response:
