@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import hmac
+import logging
 import math
 import re
 import secrets
@@ -28,6 +29,8 @@ from docker_registry.registry.names import ImageRepositoryName
 from docker_registry.registry.v1 import image_layout
 
 Access = Literal["read", "write", "delete"]
+
+logger = logging.getLogger(__name__)
 
 #: Long enough for the push of a large image over a slow connection.
 LIFETIME_SECONDS: Final = 24 * 60 * 60
@@ -109,12 +112,25 @@ class Tokens:
 
     def _key(self) -> bytes:
         if self._known_key is None:
-            key = self._driver.find(image_layout.TOKEN_KEY)
-            self._known_key = self._make_key() if key is None else key
+            stored = self._driver.find_versioned(image_layout.TOKEN_KEY)
+            if stored is None:
+                self._known_key = self._make_key(ABSENT)
+            elif len(stored.content) < _KEY_BYTES or not any(stored.content):
+                # Truncated, or zeros after a crash of the host: with such a key, anyone could sign tokens.
+                logger.error("the key that signs tokens of API V1 is damaged, and is replaced: all tokens are invalid")
+                self._known_key = self._make_key(stored.version)
+            else:
+                self._known_key = stored.content
         return self._known_key
 
-    def _make_key(self) -> bytes:
-        condition = ABSENT if self._driver.capabilities.if_match else None
+    def _make_key(self, replaced: str) -> bytes:
+        """
+        Store a new key, and return it, or that of a concurrent worker.
+
+        Args:
+            replaced: version of the key to replace; :data:`ABSENT` if there is none.
+        """
+        condition = replaced if self._driver.capabilities.if_match else None
         try:
             self._driver.put_content(image_layout.TOKEN_KEY, secrets.token_bytes(_KEY_BYTES), if_match=condition)
         except PreconditionFailed:  # another worker has created the key meanwhile

@@ -6,7 +6,9 @@ import re
 
 import pytest
 
+from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.registry.names import ImageRepositoryName
+from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.tokens import LIFETIME_SECONDS, Token, Tokens, token_repository
 from tests.registry.test_leases import PlainDriver
 
@@ -65,6 +67,20 @@ class TestAToken:
 
 
 class TestTheKey:
+    @pytest.mark.parametrize("damaged", [b"", bytes(32), b"shorter"], ids=["empty", "zeros", "short"])
+    @pytest.mark.parametrize("make_driver", [MemoryDriver, PlainDriver])
+    def test_that_is_damaged_is_replaced(self, make_driver, damaged, caplog):
+        driver = make_driver()
+        driver.put_content(image_layout.TOKEN_KEY, damaged)
+        forger = Tokens(driver)
+        forger._known_key = damaged
+        forged = forger.make(NAME, "write")
+
+        assert None is Tokens(driver).read(forged)
+        assert Tokens(driver).read(Tokens(driver).make(NAME, "write"))
+        (record,) = caplog.records
+        assert "key that signs tokens of API V1 is damaged" in record.getMessage()
+
     def test_is_stored_once(self, driver):
         for _ in range(3):
             Tokens(driver).make(NAME, "read")
