@@ -261,7 +261,7 @@ class Blobs:
         capabilities = self._driver.capabilities
         if not (capabilities.pages and capabilities.move_copies):
             blob = self._put(content, digest)
-            self.link(name, digest)
+            self.link(name, digest, is_new=blob.is_new)
             return blob
         written = layout.blob_data(digest), layout.layer_link(name, digest)
         if self._driver.announce_writes(written, (layout.catalog_entry(name),))[0] is None:
@@ -306,12 +306,18 @@ class Blobs:
             raise BlobUnknown(digest=str(digest))
         return content
 
-    def link(self, name: RepositoryName, digest: Digest) -> None:
-        """Grant a repository a blob; does nothing for a hidden repository."""
+    def link(self, name: RepositoryName, digest: Digest, *, is_new: bool = False) -> None:
+        """
+        Grant a repository a blob; does nothing for a hidden repository.
+
+        Args:
+            is_new: the blob was just created, so there is no link to look up.
+        """
         if name.is_hidden:
             return
         link = layout.layer_link(name, digest)
-        if self._driver.capabilities.pages or not self._driver.has_file(link):  # looking costs as much as writing
+        # On object stores looking costs as much as writing.
+        if is_new or self._driver.capabilities.pages or not self._driver.has_file(link):
             self._repositories.enter(name)
             self._write_link(name, digest)
 

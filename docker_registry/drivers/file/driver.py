@@ -94,7 +94,8 @@ class FileDriver(SmallWriter):
             with tree.errors("", may_miss=False):
                 journal = open_journal(journals, disk, superblock_id(journals), Replay(tree, staging, disk))
         keeps_pulls = storage_page_cache != "none"
-        super().__init__(tree, staging, PathLocks(locks), disk, journal, durable=True, keeps_pulls=keeps_pulls)
+        path_locks = PathLocks(locks, None if journal is None else journal.lock)
+        super().__init__(tree, staging, path_locks, disk, journal, durable=True, keeps_pulls=keeps_pulls)
         self._keeps_pushes = storage_page_cache == "all"
         self._scratch_staging = scratch_staging
 

@@ -19,7 +19,7 @@ import os
 import stat
 import time
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, ExitStack, nullcontext, suppress
+from contextlib import ExitStack, suppress
 from typing import Final, NamedTuple
 
 from docker_registry.concurrency import close_now, run_in_background
@@ -174,7 +174,7 @@ class Mutations:
         """Rename a file."""
         above, _, name = source.rpartition("/")
         with self._tree.folder(above) as folder:
-            with self._changing(), self._locks.hold(source, target):
+            with self._locks.hold(source, target):
                 if not stat.S_ISREG(self._tree.stat(source).st_mode):
                     raise PathNotFound(path=source)
                 if source == target:
@@ -221,7 +221,7 @@ class Mutations:
         above, _, name = path.rpartition("/")
         location, was_nothing = None, False
         with self._tree.folder(above) as folder:
-            with self._exclusive(), self._locks.hold(path):
+            with self._locks.hold(path, alone=True):
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 if stat.S_ISLNK(found.st_mode):
                     found = self._tree.stat(path)
@@ -249,7 +249,7 @@ class Mutations:
         """
         above, _, name = path.rpartition("/")
         with self._tree.folder(above) as folder:
-            with self._exclusive(), self._locks.hold(path):
+            with self._locks.hold(path, alone=True):
                 if not stat.S_ISREG(self._tree.stat(path).st_mode):
                     raise PathNotFound(path=path)
                 if version_of(folder, name) != version:
@@ -264,7 +264,7 @@ class Mutations:
 
     def _publish_if_match(self, staged: str, path: str, if_match: str | None, effects: Effects) -> None:
         """Give a staged file its path, if that has the expected version."""
-        with self._changing(), self._locks.hold(path):
+        with self._locks.hold(path):
             if if_match:
                 self._replace(staged, path, if_match, effects)
             else:
@@ -288,12 +288,6 @@ class Mutations:
             raise PreconditionFailed(path=path) from None
         finally:
             close_now(folder)
-
-    def _changing(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._journal is None else self._journal.lock.shared()
-
-    def _exclusive(self) -> AbstractContextManager[None]:
-        return nullcontext() if self._journal is None else self._journal.lock.exclusive()
 
     def _sync_content(self, path: str) -> None:
         """Sync a file before it gets another name: the journal entry protects it only under its old one."""

@@ -180,37 +180,24 @@ class PathLocks:
     Locks are held briefly, so 64 suffice. More would only take longer to create, each on first use.
     """
 
-    def __init__(self, folder: str) -> None:
+    def __init__(self, folder: str, changes: FairLock | None = None) -> None:
+        """
+        Args:
+            changes: the lock of all changes, which is held with those of the paths; None where there is none.
+        """
         self._locations = [f"{folder}/{number:02x}" for number in range(64)]
+        self._changes = changes
 
-    def hold(self, *paths: str) -> AbstractContextManager[None]:
-        """Hold the locks of these paths; blocks this thread."""
+    def hold(self, *paths: str, alone: bool = False) -> AbstractContextManager[None]:
+        """
+        Hold the locks of these paths; blocks this thread.
+
+        Args:
+            alone: whether the lock of all changes is held exclusively, so that there are no changes of other paths.
+        """
         # A fixed order prevents deadlocks.
-        return _Exclusive(sorted({self._locations[zlib.crc32(path.encode()) & 63] for path in paths}))
-
-
-class _Exclusive(AbstractContextManager[None]):
-    """Holds the locks of some files exclusively. As a generator it would take twice as many calls."""
-
-    __slots__ = ("_held", "_locations")
-
-    def __init__(self, locations: Sequence[str]) -> None:
-        self._locations = locations
-        self._held: list[int] = []
-
-    def __enter__(self) -> None:
-        try:
-            for location in self._locations:
-                fd = _open_writable(location)
-                self._held.append(fd)
-                fcntl.flock(fd, fcntl.LOCK_EX)
-        except BaseException:
-            self.__exit__()
-            raise
-
-    def __exit__(self, *_: object) -> None:
-        for fd in self._held:
-            close_now(fd)
+        locations = sorted({self._locations[zlib.crc32(path.encode()) & 63] for path in paths})
+        return _HeldLocks(locations, self._changes, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
 
 
 class FairLock:
@@ -226,30 +213,50 @@ class FairLock:
 
     def shared(self) -> AbstractContextManager[None]:
         """Hold the lock in shared mode; blocks this thread while a writer holds it or waits for it."""
-        return _Fair(self._first, self._second, fcntl.LOCK_SH)
+        return _HeldLocks((), self, fcntl.LOCK_SH)
 
     def exclusive(self) -> AbstractContextManager[None]:
         """Hold the lock exclusively; blocks this thread until all readers have released it."""
-        return _Fair(self._first, self._second, fcntl.LOCK_EX)
+        return _HeldLocks((), self, fcntl.LOCK_EX)
 
-
-class _Fair(AbstractContextManager[None]):
-    """Holds a fair lock in one of its modes."""
-
-    __slots__ = ("_first", "_held", "_operation", "_second")
-
-    def __init__(self, first: str, second: str, operation: int) -> None:
-        self._first, self._second, self._operation = first, second, operation
-
-    def __enter__(self) -> None:
-        first = _acquire(self._first, self._operation)
+    def acquire(self, operation: int) -> int:
+        """Return a descriptor that holds the lock until it is closed."""
+        first = _acquire(self._first, operation)
         try:
-            self._held = _acquire(self._second, self._operation)
+            return _acquire(self._second, operation)
         finally:
             close_now(first)
 
+
+class _HeldLocks(AbstractContextManager[None]):
+    """Holds locks during a block. A generator would take more than twice as many calls."""
+
+    __slots__ = ("_changes", "_held", "_locations", "_operation")
+
+    def __init__(self, locations: Sequence[str], changes: FairLock | None, operation: int) -> None:
+        """
+        Args:
+            locations: lock files of paths.
+            changes: the lock that is acquired before those, in the mode *operation*.
+        """
+        self._locations, self._changes, self._operation = locations, changes, operation
+        self._held: list[int] = []
+
+    def __enter__(self) -> None:
+        try:
+            if self._changes is not None:
+                self._held.append(self._changes.acquire(self._operation))
+            for location in self._locations:
+                fd = _open_writable(location)
+                self._held.append(fd)
+                fcntl.flock(fd, fcntl.LOCK_EX)
+        except BaseException:
+            self.__exit__()
+            raise
+
     def __exit__(self, *_: object) -> None:
-        close_now(self._held)
+        for fd in self._held:
+            close_now(fd)
 
 
 def open_lock(location: str) -> int:
