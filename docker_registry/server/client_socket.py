@@ -82,6 +82,8 @@ class ClientSocket(SendingSocket):
         active_since: start of the current activity, in seconds of :func:`time.monotonic`.
         greenlet: the greenlet that serves the connection.
         identity: SHA-256 of the client's TLS certificate; empty without one.
+        parser: the HeadParser of the connection; None to leave all heads to gunicorn.
+        request: the current request, if *parser* has parsed it; None between requests.
     """
 
     address = ""
@@ -92,6 +94,8 @@ class ClientSocket(SendingSocket):
     active_since = 0.0
     greenlet: gevent.Greenlet[Any, Any] | None = None
     identity: bytes = b""
+    parser: Any = None
+    request: Any = None
     _ahead: bytes | None = None
     _has_received = False
     _head_bytes: int | None = None
@@ -217,6 +221,11 @@ class ClientSocket(SendingSocket):
             pass
         return first
 
+    def waiting(self, seconds: float) -> AbstractContextManager[Any]:
+        """Mark the connection as idle, and return a context that ends after this time, without an exception."""
+        self.begin(Activity.WAITING)
+        return gevent.Timeout(seconds, False)  # type: ignore[arg-type] # False: end the block silently
+
     def receive_head(self, *, takes_turns: bool = False) -> bytes | None:
         """
         Receive the beginning of the next request; return None if gunicorn has buffered it already.
@@ -226,6 +235,9 @@ class ClientSocket(SendingSocket):
                 request of a connection, because a waiting connection counts as idle and may be closed.
         """
         self.head = None
+        if self._ahead is not None:
+            received, self._ahead = self._ahead, None
+            return received
         if self.unreader is not None and self.unreader.buf.getbuffer().nbytes:
             return None
         if takes_turns and self._has_received:
@@ -246,16 +258,26 @@ class ClientSocket(SendingSocket):
         """Whether the complete head of the next request was received, without leading empty lines."""
         return self._ahead is not None and b"\r\n\r\n" in self._ahead and not self._ahead.startswith(b"\r\n")
 
+    @property
+    def has_next(self) -> bool:
+        """Whether the next request has arrived with the current one."""
+        return bool(self._ahead) or (self.unreader is not None and self.unreader.buf.getbuffer().nbytes > 0)
+
+    def give_back(self, received: bytes) -> None:
+        """Let the next :meth:`receive_head` return bytes that were received after the current request."""
+        self._ahead = received
+
     def give_head(self, received: bytes) -> None:
         """Let the next :meth:`recv`, by gunicorn, return *received*; empty bytes mean end of file."""
         self.head = self._ahead = received
 
     @contextmanager
-    def limited_head(self) -> Iterator[None]:
-        """Limit the bytes received during the block, the head of a request, to MAX_HEAD_BYTES."""
+    def limited_head(self, seconds: float) -> Iterator[None]:
+        """Limit the time of the block, and the bytes received during it, the head of a request, to MAX_HEAD_BYTES."""
         self._head_bytes = 0
         try:
-            yield
+            with self.waiting(seconds):
+                yield
         finally:
             self._head_bytes = None
 

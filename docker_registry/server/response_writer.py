@@ -18,7 +18,7 @@ from typing import Any, Final
 
 from gunicorn import SERVER
 from gunicorn.http.message import TOKEN_RE
-from gunicorn.http.wsgi import STATUS_RE, FileWrapper, Response
+from gunicorn.http.wsgi import STATUS_RE, FileWrapper, Response, _make_early_hints_callback
 from gunicorn.util import is_hoppish
 
 from docker_registry.server.lingering_close import DRAIN_BYTES
@@ -103,6 +103,10 @@ class ResponseWriter(Response):  # type: ignore[misc]
         if data:
             self.sent += len(data)
             self.sock.sendall(data)
+
+    def send_early_hints(self, headers: Iterable[tuple[str, str]]) -> None:
+        """Send an interim response 103 with headers; see gunicorn's ``wsgi.early_hints``."""
+        _make_early_hints_callback(self.req, self.sock, self)(headers)
 
     def send(self, body: Iterable[bytes]) -> None:
         """Send the whole response."""

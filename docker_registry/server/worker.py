@@ -5,6 +5,8 @@ The gunicorn worker: gevent's worker, extended for a registry.
 * The head of a response is sent together with the beginning of its body.
 * A repeated request is answered from the response cache, without gunicorn and the application, if its dependencies are
   unchanged (:mod:`docker_registry.server.response_cache`).
+* The heads of usual requests are parsed, and responses are written, in few steps
+  (:mod:`docker_registry.server.request_loop`).
 * Request bodies are received directly into the reader's buffer (:mod:`docker_registry.server.request_body`).
 * A TLS ClientHello on the plain port, which Docker up to 17.05 tries first, gets an immediate plain-text response.
 * A transfer whose client is silent for too long is aborted. If the response is sent before the request body is
@@ -16,16 +18,12 @@ The gunicorn worker: gevent's worker, extended for a registry.
 
 from __future__ import annotations
 
-import errno
 import gc
-import itertools
 import mmap
 import os
 import signal
 import socket as plain_socket
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar, Final
 
@@ -35,31 +33,24 @@ from gevent import monkey
 from gunicorn.http.body import Body
 from gunicorn.workers.ggevent import GeventWorker
 
-from docker_registry import dependencies
 from docker_registry.concurrency import watching_client
 from docker_registry.http.health import Health
 from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.resources.time_slices import TimeSlices
 from docker_registry.server import lingering_close, name_lookups, open_files, tls
 from docker_registry.server.access_log import AccessLog
-from docker_registry.server.cached_exchanges import CachedExchanges
-from docker_registry.server.client_socket import ClientSocket, PlainSocket, asks_to_close
+from docker_registry.server.client_socket import ClientSocket, PlainSocket
 from docker_registry.server.connections import Activity, Connections
 from docker_registry.server.environment import number
-from docker_registry.server.gateway import Gateway
 from docker_registry.server.inflight import InflightRequests
 from docker_registry.server.monkey_patch import patch_worker
 from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import open_request_body
+from docker_registry.server.request_head import CommonParts, HeadParser, can_parse
+from docker_registry.server.request_loop import RequestLoop
 from docker_registry.server.response_cache import ResponseCache, is_permitted
 from docker_registry.server.tls import TlsSocket
 from docker_registry.server.turns import Acceptor, ListenerAddress, Turns
-
-#: Methods whose responses may be cached.
-_SAFE: Final = {"GET", "HEAD"}
-
-#: Consecutive cached responses to the only open connection, after which other greenlets run.
-_TURN_REQUESTS: Final = 32
 
 #: Memory limit for response bytes that slow clients have not received yet, for all clients together.
 _UNSENT_BYTES: Final = 32 * 1024 * 1024
@@ -94,6 +85,8 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     stalled_seconds: float = 30
 
     alive: bool
+    max_requests: int
+    nr: int
     wsgi: Any
     worker_connections: int
     sockets: list[Any]
@@ -110,14 +103,13 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             self.stalled_seconds,
         )
         self._unsent = MemoryBudget(_UNSENT_BYTES)
-        self._slices = TimeSlices()
         self._chunk_slices = TimeSlices(pause_seconds=_CHUNK_PAUSE_SECONDS)
         self._turns = Turns()
         self._cache = ResponseCache() if is_permitted(self.cfg, self.log) else None
         self._observation = Observation()
-        self._cached_exchanges = CachedExchanges(self._observation)
         self._health: Health | None = None
         self._inflight = InflightRequests()
+        self._common: CommonParts | None = None  # of requests; None if gunicorn must parse all of them
 
     def patch(self) -> None:
         """Apply the missing gevent patches: all, or under ``docker-registry`` those left to the worker."""
@@ -141,9 +133,11 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     def run(self) -> None:
         """Serve until a signal stops the worker, then finish the requests in progress."""
-        # gunicorn reads about twenty settings per request. Plain attributes make each read a single lookup.
+        # gunicorn reads settings for each request. Plain attributes make each read a single lookup.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         tls.configure(self.cfg, getattr(self.wsgi, "tls", None))
+        if can_parse(self.cfg):
+            self._common = CommonParts(self.cfg, self._chunk_slices.pause)
         name_lookups.use_own_threads()
         self._observe()
         gc.freeze()  # objects that exist now live as long as the worker; exclude them from garbage collection
@@ -172,7 +166,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             handle,
             self._turns,
             shares=self.cfg.workers > 1,
-            is_last=lambda: not self._is_replaced,
+            is_last=lambda: not self.is_replaced,
             spawn=spawn,
             **tls,
         )
@@ -185,7 +179,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         signal cuts the delay short.
         """
         stopping = getattr(self.app, "stopping", b"\0")
-        if self._health is None or not stopping[0] or sig != signal.SIGTERM or self._is_draining:
+        if self._health is None or not stopping[0] or sig != signal.SIGTERM or self.is_draining:
             super().handle_exit(sig, frame)
             return
         self._health.is_draining = True
@@ -204,7 +198,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             collector.watch_connections(lambda: (len(self._connections), self.worker_connections))
             collector.watch_exchanges(self._observation.deliver)
         self.wsgi = self._observation.connect(self.wsgi, log)
-        self._gateway = Gateway(self, self._observation.report)
+        self._loop = RequestLoop(self, self._cache, self._observation, self._inflight, self._connections, self._turns)
         self.cfg.__dict__["post_request"] = self._observation.reporting(self.cfg.post_request)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
@@ -214,6 +208,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             client = PlainSocket(client.family, client.type, client.proto, fileno=client.detach())
         client.address = str(addr[0]) if isinstance(addr, tuple) else ""
         client.greenlet, client.unsent = greenlet, self._unsent
+        server = listener.getsockname()
+        if self._common is not None and isinstance(addr, tuple) and isinstance(server, tuple):
+            client.parser = HeadParser(self._common, client, addr, server)
         client.begin(Activity.WAITING)
         self._clients[greenlet] = client
         self._connections.add(client)
@@ -228,63 +225,30 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         if self._connections.is_one_too_many(client):
             lingering_close.refuse_connection(client)
         elif isinstance(client, TlsSocket):
-            if client.shake_hands(self._waiting(client), self.log):
+            if client.shake_hands(client.waiting(self.cfg.keepalive), self.log):
                 super().handle(listener, client, addr)
-        elif not (first := client.first_byte(self._waiting(client))):
+        elif not (first := client.first_byte(client.waiting(self.cfg.keepalive))):
             client.close()
         elif first == lingering_close.TLS_HELLO:
             lingering_close.refuse_tls(client)
         else:
             super().handle(listener, client, addr)
 
-    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
-        """Answer one request; return False if the connection must not be reused."""
-        self._inflight.begin(sock.fileno())
-        try:
-            return self._handle_request(listener_name, req, sock, addr)
-        finally:
-            self._inflight.end()
-
-    def _handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> bool:
+    def handle_request(self, listener_name: Any, req: Any, sock: Any, addr: Any) -> None:
+        """Answer a request that gunicorn has parsed."""
         is_direct = isinstance(req.body, Body) and isinstance(sock, ClientSocket)
         body = open_request_body(req, sock, self._chunk_slices.pause) if is_direct else None
         if body is None:
-            return bool(super().handle_request(listener_name, req, sock, addr))
+            super().handle_request(listener_name, req, sock, addr)
+            return
         req.body = body
         sock.unreader = req.unreader
-        sock.settimeout(self.silence_seconds)
-        sock.exchange = None
-        sock.begin(Activity.WORKING, body)
-        sock.begin_answer()
-        try:
-            try:
-                goes_on = self._answer(listener_name, req, sock, addr)
-            finally:
-                sock.end_answer()
-        except StopIteration:
-            goes_on = False
-        except TimeoutError:  # gunicorn would treat it as an internal error and log a traceback
-            raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
-        if body.is_cut_off:
-            if sock.exchange is None:  # answered without the application
-                self._observation.report_refused(req, sock.address, 503)
-            raise StopIteration
-        if not body.complete:
-            sock.begin(Activity.LINGERING)
-            goes_on = lingering_close.drain(body, sock) and goes_on
-        sock.settimeout(None)
-        sock.begin(Activity.WAITING)
-        if not goes_on or not (self.alive or self._is_replaced):
-            raise StopIteration
-        if req.unreader.buf.getbuffer().nbytes:
-            self._slices.pause()  # a client that pipelines requests must not starve other clients
-        else:
-            gevent.sleep(0)  # serve other connections first, even if the next request has arrived already
-        return True
+        self._loop.answer(req, body, sock, listener_name, addr)
 
     def handle_error(self, req: Any, client: Any, addr: Any, exc: BaseException) -> None:
-        """Answer an unparsable request and close the connection."""
+        """Answer an unparsable request, or one for which the application failed, and close the connection."""
         if isinstance(client, ClientSocket):
+            req = req or client.request
             client.begin_copy()
         super().handle_error(req, client, addr, exc)
         if isinstance(client, ClientSocket) and (answer := client.end_copy()[0]):
@@ -294,102 +258,36 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             client.begin(Activity.LINGERING)
             lingering_close.linger(client)
 
-    def _answer(self, listener_name: Any, req: Any, sock: ClientSocket, addr: Any) -> bool:
-        """Let the application answer, and add the response to the cache; return False to close the connection."""
-        is_last = self._is_draining or req.should_close() or asks_to_close(req.headers)
-        answer = partial(self._gateway.answer, listener_name, req, sock, addr, is_last=is_last)
-        if self._cache is None or (head := sock.head) is None or req.body.length != 0 or req.method not in _SAFE:
-            return answer()
-        sock.begin_copy()
-        try:
-            with dependencies.collected() as made_of:
-                goes_on = answer()
-        finally:
-            sent, body = sock.end_copy()
-        if sent is not None and goes_on:  # the cached response promises to keep the connection open
-            self._cache.add(head, sent, made_of, sock.exchange, body, sock.identity)
-        return goes_on
-
-    def _answer_from_cache(self, client: ClientSocket) -> None:
-        """Answer requests from the response cache until one is not in it, and return that one to the socket."""
-        for turn in itertools.count(1):
-            is_first = client.is_new
-            received: bytes | None = b""
-            with self._waiting(client):
-                takes_turns = len(self._clients) > 1 or turn % _TURN_REQUESTS == 0
-                received = client.receive_head(takes_turns=takes_turns)
-            if received is None:
-                return
-            began = time.perf_counter()
-            may_be_cached = self._may_use_cache and received.startswith((b"GET ", b"HEAD "))
-            hit = self._cache.find(received, client.identity) if self._cache and may_be_cached else None
-            if hit is not None and hit.response.stored is not None and self._cache is not None:
-                client.begin(Activity.WORKING)
-                hit = self._cache.open_stored(hit)
-            if hit is None:
-                client.give_head(received)
-                if is_first and client.has_head:
-                    client.begin(Activity.WORKING)
-                    self._turns.wait()
-                return
-            self._inflight.saw(client.fileno())
-            is_complete = False
-            try:
-                client.send_cached(hit, self.silence_seconds)
-                is_complete = True
-            finally:
-                self._cached_exchanges.report(hit, client, began, is_complete=is_complete)
-            self.nr += 1
-            if self.nr >= self.max_requests:
-                self.alive = False
-
     @property
-    def _is_replaced(self) -> bool:
+    def is_replaced(self) -> bool:
         """Whether this worker stops but the server goes on, after a reload or the worker's maximum of requests."""
         stopping = getattr(self.app, "stopping", None)
         return not self.alive and stopping is not None and not stopping[0]
 
     @property
-    def _is_draining(self) -> bool:
+    def is_draining(self) -> bool:
         """Whether the server is stopping but still accepts connections (the drain delay)."""
         return self._health is not None and self._health.is_draining
 
-    @property
-    def _may_use_cache(self) -> bool:
+    def timeout_ctx(self) -> AbstractContextManager[Any]:
         """
-        Whether cached responses may be sent.
+        Return the context in which gunicorn receives the next request: it limits the time and the length of its head.
 
-        They keep the connection open, so a worker that stops or drains must not send them.
-        """
-        return self.alive and not self._is_draining
-
-    @contextmanager
-    def timeout_ctx(self) -> Iterator[None]:
-        """
-        Limit the time in which gunicorn, inside this context, receives the head of the next request.
-
-        Requests that the response cache can answer are answered first, before the context is entered.
+        Requests that gunicorn need not parse are answered first.
         """
         client = self._clients.get(gevent.getcurrent())
-        if client is not None and self._cache is not None:
-            self._answer_from_cache(client)
+        if client is None:
+            context: AbstractContextManager[Any] = super().timeout_ctx()
+            return context
+        if self._cache is not None or client.parser is not None:
+            self._loop.run(client)
             if client.has_head:
-                yield
-                return
-        with self._waiting(client), client.limited_head() if client else nullcontext():
-            yield
-
-    @contextmanager
-    def _waiting(self, client: ClientSocket | None) -> Iterator[None]:
-        """Mark the connection as idle and apply gunicorn's keep-alive timeout during the block."""
-        if client is not None:
-            client.begin(Activity.WAITING)
-        with super().timeout_ctx():
-            yield
+                return nullcontext()
+        return client.limited_head(self.cfg.keepalive)
 
     def _end_connections_at_the_end(self) -> None:
         while True:  # until the process exits: gunicorn still accepts connections for a second after SIGTERM
             gevent.sleep(0.2)
             if not self.alive:
-                self._connections.end_waiting(_REPLACED_IDLE_SECONDS if self._is_replaced else _STOPPED_IDLE_SECONDS)
+                self._connections.end_waiting(_REPLACED_IDLE_SECONDS if self.is_replaced else _STOPPED_IDLE_SECONDS)
                 self._connections.end_stalled()
