@@ -212,6 +212,14 @@ class TestTheSweep:
         assert 1 == driver.remove_leftovers(0)
         assert {} == images()
 
+    def test_reads_no_tag_of_api_v1_as_a_pointer(self, driver, images):
+        driver.put_content("repositories/library/foo/tag_v1.glance", b"ab" * 32)
+        driver.put_content(LAYER, b"content")
+        driver.link(LAYER, BLOB)
+        for path in (LAYER, BLOB):
+            driver.remove(path)
+        assert (1, {}) == (driver.remove_leftovers(0), images())
+
     def test_keeps_images_of_other_stores(self, driver, images, glance_server, tmp_path):
         other = GlanceDriver(glance_url=glance_server.url, storage_path=str(tmp_path / "other"))
         other.put_content(LAYER, b"content")

@@ -88,8 +88,9 @@ def find(driver: StorageDriver, path: str) -> Pointer | None:
 def list_below(driver: StorageDriver, folder: str) -> Iterator[tuple[str, Pointer]]:
     """Yield the path and the pointer of every layer in Glance below a folder."""
     for stat in driver.walk(folder):
-        if stat.path.endswith(SUFFIX):
-            path = stat.path.removesuffix(SUFFIX)
-            pointer = find(driver, path)
-            if pointer is not None:
-                yield path, pointer
+        path = stat.path.removesuffix(SUFFIX)
+        if path == stat.path or not is_layer(path):  # the name of a tag of API V1 may end with the suffix too
+            continue
+        pointer = find(driver, path)
+        if pointer is not None:
+            yield path, pointer
