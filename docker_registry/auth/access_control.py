@@ -38,13 +38,14 @@ TOKEN_PATH: Final = "/v2/token"  # noqa: S105 - a path
 #: How often changes by other services and hosts are read, so that they apply within five seconds.
 REFRESH_SECONDS: Final = 2.0
 
-#: Name of a client whose token, from another server, names none.
+#: Name of a client whose token, issued by another token server, has no user name.
 _HOLDER_NAME: Final = "token"
 
-#: A token of API V1 carries no longer description of its user; without the groups if they do not fit.
+#: Longest description of a user in a token of API V1; the groups are left out if they do not fit.
 _MAX_HOLDER_BYTES: Final = 512
 
-#: The longest life of a token of API V1 whose user another service vouches for: a directory, or who signs certificates.
+#: Longest lifetime of a token of API V1 for a user of a directory or a client certificate: the registry does not learn
+#: when another service removes a user.
 VOUCHED_SECONDS: Final = 3600.0
 
 #: What a client must be allowed, on any tag, for each action in a scope.
@@ -149,9 +150,9 @@ class AccessControl:
         Args:
             header: the Authorization header; None without one.
             address: network address of the client.
+            for_token: whether the client requests an access token, for which it may present the token of a workload.
             certificate: returns the verified certificate of the client, which identifies it if the header does not;
                 None without one.
-            for_token: whether the client requests a token, and may do so with that of a workload.
 
         Raises:
             Unauthorized: the credentials are malformed, wrong or expired.
@@ -346,7 +347,7 @@ class AccessControl:
     def check_known(self, client: Client) -> None:
         """
         Raises:
-            Unauthorized: the client presented neither a password nor a token.
+            Unauthorized: the client presented no credentials.
         """
         if client.is_anonymous and client.grant is None:
             raise Unauthorized

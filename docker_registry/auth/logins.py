@@ -84,7 +84,7 @@ class Logins:
         case-sensitive.
 
         Args:
-            for_token: whether the client requests a token, and may do so with that of a workload.
+            for_token: whether the client requests an access token, for which it may present the token of a workload.
 
         Raises:
             Unauthorized: the name or the password is wrong.

@@ -86,7 +86,7 @@ class AuditLog:
         self._writer.write(system_line(message, "gc"))
 
     def record_reload(self, message: str) -> None:
-        """Write a line for users or rules that are in force since now."""
+        """Write a line for users or rules that were reloaded."""
         self._writer.write(system_line(message, "reload"))
 
     def close(self) -> None:

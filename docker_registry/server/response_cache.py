@@ -197,8 +197,8 @@ class KnownRequest:
     A request that is recognized by its bytes, and what the caller of the cache prepares for its repetitions.
 
     Attributes:
-        prepared: by each observer that receives repetitions in batches; empty if no observer needs them; None if one
-            has to receive each of them at once.
+        prepared: what the observers that receive repetitions in batches have prepared; empty if no observer needs
+            repetitions; None if one has to receive each of them at once.
         is_prepared: whether *prepared* is known.
         forwarded: the header that names the client behind a proxy.
     """

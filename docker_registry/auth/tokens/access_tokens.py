@@ -27,7 +27,7 @@ from docker_registry.auth.tokens.json_web_tokens import Remembered, VerifyingKey
 from docker_registry.auth.tokens.scopes import Grant
 from docker_registry.auth.tokens.signing_keys import ES256, RS256, SigningKeys
 
-#: Clients take a shorter life for 60 seconds.
+#: Shortest lifetime: clients treat a shorter one as 60 seconds.
 MIN_SECONDS: Final = 60
 
 _REQUIRED: Final = ["iss", "sub", "aud", "exp", "nbf", "iat"]
@@ -56,7 +56,7 @@ class Issued:
 
     Attributes:
         issued_at: seconds since the Unix epoch.
-        seconds: its life.
+        seconds: its lifetime.
     """
 
     text: str
@@ -82,7 +82,7 @@ class AccessTokens:
         """
         Args:
             service: the audience.
-            seconds: life of a token, at least 60.
+            seconds: lifetime of a token; less than 60 counts as 60.
             now: the clock; returns seconds since the Unix epoch.
         """
         self._keys = keys

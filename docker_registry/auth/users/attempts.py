@@ -28,7 +28,7 @@ class HostFailures(Protocol):
         ...
 
     def add(self, names: Sequence[str], seconds: float, most: Sequence[float]) -> None:
-        """Add seconds to each key, up to the most seconds from now of each."""
+        """Add seconds until the failures of each key are forgiven, up to its maximum in *most*."""
         ...
 
 

@@ -14,8 +14,9 @@ CallRedis = Callable[[Callable[["Redis"], Any]], Any]
 
 _PREFIX: Final = "docker-registry:failed-logins:"
 
-#: KEYS: the keys; ARGV: milliseconds to add, then the most milliseconds from now of each key; 0 to add only reads.
-#: Returns the milliseconds from now of each key. Expiry is the only state, so that Redis removes what is forgiven.
+#: KEYS: the keys; ARGV: milliseconds to add to the remaining lifetime of each key, or 0 to only read it, then the
+#: maximum lifetime of each. Returns the remaining lifetime of each. Keys have no other state, so that Redis removes
+#: what is forgiven.
 _ADD: Final = """
 local found = {}
 for i = 1, #KEYS do
@@ -32,7 +33,7 @@ return found
 
 
 class RedisFailures:
-    """Counts failures by the remaining life of keys in Redis."""
+    """Keeps failures as keys in Redis; the remaining lifetime of a key is the time until all are forgiven."""
 
     def __init__(self, call: CallRedis) -> None:
         self._call = call
@@ -42,7 +43,7 @@ class RedisFailures:
         return self._run(names, 0, [])
 
     def add(self, names: Sequence[str], seconds: float, most: Sequence[float]) -> None:
-        """Add seconds to each key, up to the most seconds from now of each."""
+        """Add seconds to the remaining lifetime of each key, up to its maximum in *most*."""
         self._run(names, seconds, most)
 
     def _run(self, names: Sequence[str], seconds: float, most: Sequence[float]) -> list[float]:

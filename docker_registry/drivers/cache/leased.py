@@ -140,7 +140,7 @@ class LeasedCache:
 
         Returns:
             The lease for :meth:`settle`, the same for all paths, and the results of :meth:`look_up` for the needed
-            paths. The lease is None if no change began or if Redis is unavailable; then the invalidation is pending.
+            paths. The lease is None if no change began, or if Redis is unavailable and the invalidation is pending.
         """
         prefix = self._prefix()
         if prefix is None or not (paths or needed):
