@@ -23,11 +23,11 @@ import hashlib
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from typing import TYPE_CHECKING, Any, BinaryIO, ClassVar
+from typing import BinaryIO, ClassVar
 
 from docker_registry.concurrency import RunBlocking, run_in_thread
 from docker_registry.drivers.capabilities import Capabilities as Capabilities
-from docker_registry.drivers.capabilities import adapt_old_names, old_flag, with_old_flags
+from docker_registry.drivers.capabilities import OldNames, with_old_flags
 from docker_registry.drivers.paths import check_path as check_path
 from docker_registry.drivers.values import ABSENT as ABSENT
 from docker_registry.drivers.values import NO_FOLDER as NO_FOLDER
@@ -39,7 +39,7 @@ from docker_registry.settings import Setting
 Bytes = bytes | bytearray | memoryview
 
 
-class StorageDriver(ABC):
+class StorageDriver(OldNames, ABC):
     """Stores bytes under paths. The module docstring lists the rules that all methods share."""
 
     #: The settings of this driver; its constructor receives each of them as a keyword argument of the same name.
@@ -48,11 +48,6 @@ class StorageDriver(ABC):
     #: Runs a blocking call that usually takes less than a millisecond, by default in a thread. The server replaces it
     #: by a function that runs the call in the calling thread while the worker serves a single client.
     run_brief: RunBlocking = staticmethod(run_in_thread)
-
-    def __init_subclass__(cls, **options: Any) -> None:
-        """Warn about deprecated names in a subclass, and derive its capabilities from the old flags."""
-        super().__init_subclass__(**options)
-        adapt_old_names(cls)
 
     @property
     def capabilities(self) -> Capabilities:
@@ -73,9 +68,6 @@ class StorageDriver(ABC):
         can start while the store is unreachable.
         """
         return self.capabilities.tracks_dependencies
-
-    if not TYPE_CHECKING:  # no typed code should read old flags
-        __getattr__ = old_flag
 
     # ---------------------------------------------------------------------------------------------------------- reading
 
@@ -391,14 +383,3 @@ class StorageDriver(ABC):
         """
         is_overridden = type(self).short_lived is not StorageDriver.short_lived
         return self.short_lived if is_overridden else self
-
-    # -------------------------------------------------------------------------------------------------------- old names
-
-    def together(self) -> AbstractContextManager[None]:
-        """The old name of :meth:`batch`."""
-        return self.batch()
-
-    @property
-    def short_lived(self) -> StorageDriver:
-        """The old name of :attr:`scratch`."""
-        return self.scratch

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import warnings
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
-from typing import Any, Final
+from typing import TYPE_CHECKING, Any, Final
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,14 +48,40 @@ _OLD_FLAGS: Final = {
 _OLD_METHODS: Final = ("together", "short_lived")
 
 
-def adapt_old_names(driver_class: type[Any]) -> None:
+class OldNames:
+    """The names of earlier versions of the interface, which third-party drivers and wrappers of drivers may use."""
+
+    def __init_subclass__(cls, **options: Any) -> None:
+        """Warn about old names in a subclass, and derive its capabilities from its old flags."""
+        super().__init_subclass__(**options)
+        _adapt_old_names(cls)
+
+    def together(self: Any) -> AbstractContextManager[None]:
+        """The old name of :meth:`~docker_registry.drivers.base.StorageDriver.batch`."""
+        return self.batch()  # type: ignore[no-any-return]
+
+    @property
+    def short_lived(self: Any) -> Any:
+        """The old name of :attr:`~docker_registry.drivers.base.StorageDriver.scratch`."""
+        return self.scratch
+
+    if not TYPE_CHECKING:  # no typed code should read old flags
+
+        def __getattr__(self, name: str) -> Any:
+            """Return a capability under the name of its old flag."""
+            if name in _OLD_FLAGS:
+                return getattr(self.capabilities, _OLD_FLAGS[name])
+            raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
+
+def _adapt_old_names(driver_class: type[Any]) -> None:
     """Warn about old names in a class that is being defined, and derive its capabilities from its old flags."""
     old = [name for name in (*_OLD_FLAGS, *_OLD_METHODS) if name in vars(driver_class)]
     if old:
         warnings.warn(
             f"{driver_class.__name__} uses old names of StorageDriver: {', '.join(old)}. See docs/drivers.md.",
             DeprecationWarning,
-            stacklevel=3,
+            stacklevel=4,
         )
     if not _OLD_FLAGS.keys().isdisjoint(vars(driver_class)) and "capabilities" not in vars(driver_class):
 
@@ -63,18 +90,6 @@ def adapt_old_names(driver_class: type[Any]) -> None:
             return with_old_flags(driver, declared)
 
         driver_class.capabilities = property(capabilities)
-
-
-def old_flag(driver: Any, name: str) -> Any:
-    """
-    Return a capability under the name of its old flag, which third-party wrappers of drivers may read.
-
-    Raises:
-        AttributeError: the name is no old flag.
-    """
-    if name in _OLD_FLAGS:
-        return getattr(driver.capabilities, _OLD_FLAGS[name])
-    raise AttributeError(f"{type(driver).__name__!r} object has no attribute {name!r}", name=name, obj=driver)
 
 
 def with_old_flags(driver: object, capabilities: Capabilities) -> Capabilities:

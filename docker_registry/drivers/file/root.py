@@ -17,7 +17,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import contextmanager
 from functools import lru_cache
 from typing import Final
 
@@ -272,62 +272,7 @@ class Root:
             raise gone(path) from None
 
 
-class OpenFolders(AbstractContextManager["OpenFolders"]):
-    """
-    The folders of some paths, each opened once for the steps that publish files there.
-
-    Opening a folder by its path takes as long as renaming a file. The caller holds the locks of the paths. A folder may
-    be removed even so, if it is empty; then it is created again.
-    """
-
-    def __init__(self, root: Root) -> None:
-        self._root = root
-        self._opened: dict[str, int] = {}
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        for above, fd in self._opened.items():
-            close_now(fd)
-            if kind is not None:
-                self._root.prune(above)
-
-    def find(self, path: str) -> os.stat_result | None:
-        """Return the metadata of the file under a path, None if there is none, and create the folder above it."""
-        above, _, name = path.rpartition("/")
-        try:
-            if above not in self._opened:
-                self._opened[above], is_new = self._root.open_folder(above)
-                if is_new:
-                    return None
-            return os.stat(name, dir_fd=self._opened[above])
-        except OSError:
-            return None if above in self._opened else _find(self._root.locate(path))
-
-    def move_in(self, source: str, path: str, found: os.stat_result | None) -> bool:
-        """
-        Move a file to a path for which :meth:`find` was called, as :meth:`Root.move_in` does without a sync.
-
-        Args:
-            found: the result of :meth:`find`.
-        """
-        above, _, name = path.rpartition("/")
-        if above in self._opened:
-            replaces = found is not None and stat.S_ISREG(found.st_mode)
-            try:
-                return rename_unwritten(source, name, self._opened[above], replaces=replaces)
-            except OSError:  # perhaps the folder was removed, or something else is in the way
-                pass
-        return self._root.move_in(source, path, None)
-
-
 # --------------------------------------------------------------------------------------- files in the file system
-
-
-def _find(location: str) -> os.stat_result | None:
-    """Return the metadata of a file; None if it cannot be determined."""
-    try:
-        return os.stat(location)
-    except OSError:
-        return None
 
 
 def open_without_symlinks(location: str, flags: int) -> int | None:

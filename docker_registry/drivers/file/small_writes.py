@@ -9,7 +9,7 @@ A put takes these steps, in a native thread (:meth:`SmallWriter._publish`):
 3. **Compare.** A conditional put ends here if the path has another version than expected.
 4. **Journal.** The content is appended to the journal (:class:`~.journal.journal.Journal`). This is the only wait for
    the disk, and makes a PUT of a manifest 1.6 to 2.2 times faster than syncing the file and its folder.
-5. **Publish.** The file is moved to its path (:class:`~.root.OpenFolders`), and not synced. A file that it replaces is
+5. **Publish.** The file is moved to its path (:class:`OpenFolders`), and not synced. A file that it replaces is
    removed later.
 
 After a crash of the process the path has its new content if step 5 was done, otherwise its old one. After a crash of
@@ -27,20 +27,21 @@ secret, or any content where there is no journal.
 from __future__ import annotations
 
 import os
+import stat
 import time
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from contextvars import ContextVar
 from functools import partial
 from typing import Final
 
-from docker_registry.concurrency import run_in_thread, run_later
+from docker_registry.concurrency import close_now, run_in_thread, run_later
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.file.journal.entries import Entry, FileState, Trace
 from docker_registry.drivers.file.journal.journal import MAX_BYTES, HalfIsFull, Journal
 from docker_registry.drivers.file.mutations import Content, Mutations, Transaction
 from docker_registry.drivers.file.reserved_folder import SECRET, PathLocks, Staging, discard, mode_of
-from docker_registry.drivers.file.root import OpenFolders
+from docker_registry.drivers.file.root import rename_unwritten
 from docker_registry.drivers.file.sync import Disk
 from docker_registry.drivers.file.tree import FileReader, Tree
 from docker_registry.drivers.paths import check_path
@@ -92,6 +93,53 @@ class Batch:
         """Remove the contents and return them."""
         contents, self.contents, self.bytes = self.contents, [], 0
         return contents
+
+
+class OpenFolders(AbstractContextManager["OpenFolders"]):
+    """
+    The folders of some paths, each opened once for the steps that publish files there.
+
+    Opening a folder by its path takes as long as renaming a file. The caller holds the locks of the paths. A folder may
+    be removed even so, if it is empty; then it is created again.
+    """
+
+    def __init__(self, tree: Tree) -> None:
+        self._tree = tree
+        self._opened: dict[str, int] = {}
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        for above, fd in self._opened.items():
+            close_now(fd)
+            if kind is not None:
+                self._tree.prune(above)
+
+    def find(self, path: str) -> os.stat_result | None:
+        """Return the metadata of the file under a path, None if there is none, and create the folder above it."""
+        above, _, name = path.rpartition("/")
+        try:
+            if above not in self._opened:
+                self._opened[above], is_new = self._tree.open_folder(above)
+                if is_new:
+                    return None
+            return os.stat(name, dir_fd=self._opened[above])
+        except OSError:
+            return None if above in self._opened else _find(self._tree.locate(path))
+
+    def move_in(self, source: str, path: str, found: os.stat_result | None) -> bool:
+        """
+        Move a file to a path for which :meth:`find` was called, as :meth:`~.root.Root.move_in` does without a sync.
+
+        Args:
+            found: the result of :meth:`find`.
+        """
+        above, _, name = path.rpartition("/")
+        if above in self._opened:
+            replaces = found is not None and stat.S_ISREG(found.st_mode)
+            try:
+                return rename_unwritten(source, name, self._opened[above], replaces=replaces)
+            except OSError:  # perhaps the folder was removed, or something else is in the way
+                pass
+        return self._tree.move_in(source, path, None)
 
 
 class SmallWriter(FileReader):
@@ -240,7 +288,7 @@ class SmallWriter(FileReader):
         """Raise PreconditionFailed if a path has another version than expected."""
         for each in contents:
             if each.if_match:
-                self._tree.check_version(each.path, each.if_match)
+                close_now(self._tree.open_folder_of_version(each.path, each.if_match))
             elif each.if_match is not None:
                 self._tree.check_absent(each.path)
 
@@ -297,6 +345,14 @@ class SmallWriter(FileReader):
         with suppress(OSError):  # writers receive the error of a failing disk themselves
             journal.checkpoint()
         self._staging.remove_deferred()
+
+
+def _find(location: str) -> os.stat_result | None:
+    """Return the metadata of a file; None if it cannot be determined."""
+    try:
+        return os.stat(location)
+    except OSError:
+        return None
 
 
 def _entries(

@@ -162,10 +162,6 @@ class Tree(Root):
         if found is not None and stat.S_ISREG(found.st_mode):
             raise PreconditionFailed(path=path)
 
-    def check_version(self, path: str, version: str) -> None:
-        """Raise PreconditionFailed if the file has another version, or does not exist."""
-        close_now(self.open_folder_of_version(path, version))
-
     def open_folder_of_version(self, path: str, version: str) -> int:
         """
         Open the folder of a file that has a version.
@@ -180,16 +176,15 @@ class Tree(Root):
         try:
             folder = self.open(above, FOLDER)
             try:
-                found = version_of(folder, name)
+                if version_of(folder, name) == version:
+                    return folder
             except BaseException:
                 close_now(folder)
                 raise
-        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
-            raise PreconditionFailed(path=path) from None
-        if found != version:
             close_now(folder)
-            raise PreconditionFailed(path=path)
-        return folder
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
+            pass
+        raise PreconditionFailed(path=path)
 
 
 class FileReader(StorageDriver):

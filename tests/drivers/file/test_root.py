@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from docker_registry.drivers.file import FileDriver, linux, root
-from docker_registry.drivers.file.root import MISSING, OpenFolders, Root, open_without_symlinks, rename_unwritten
+from docker_registry.drivers.file.root import MISSING, open_without_symlinks, rename_unwritten
 from docker_registry.errors import StorageError
 
 FLAGS = [os.O_RDONLY | os.O_NONBLOCK, os.O_PATH | os.O_NONBLOCK]
@@ -90,45 +90,6 @@ def test_no_path_leads_out_of_the_store(tmp_path, monkeypatch, has_the_call):
     with pytest.raises(StorageError, match="leads out"):
         driver.put_content("out/secret", b"changed")
     assert b"secret" == (tmp_path / "outside" / "secret").read_bytes()
-
-
-class TestOpenFolders:
-    @pytest.fixture
-    def root(self, tree):
-        (tree / ".docker-registry").mkdir()
-        (tree / "staged").write_bytes(b"new")
-        return Root(str(tree))
-
-    @pytest.mark.parametrize("path", ["new/folder/file", "folder/file", "folder/other", "other"])
-    def test_find_and_replace_what_is_there(self, tree, root, path):
-        before = (tree / path).stat().st_ino if (tree / path).exists() else None
-        with OpenFolders(root) as folders:
-            found = folders.find(path)
-            assert before == (found and found.st_ino)
-            is_left = folders.move_in(f"{tree}/staged", path, found)
-        assert b"new" == (tree / path).read_bytes()
-        assert is_left == (tree / "staged").exists()
-
-    def test_create_a_folder_again_that_was_removed_meanwhile(self, tree, root):
-        with OpenFolders(root) as folders:
-            found = folders.find("new/file")
-            (tree / "new").rmdir()
-            assert not folders.move_in(f"{tree}/staged", "new/file", found)
-        assert b"new" == (tree / "new" / "file").read_bytes()
-
-    @pytest.mark.parametrize("path", ["folder/file/below", "folder"])
-    def test_report_what_is_in_the_way(self, tree, root, path):
-        with pytest.raises(StorageError, match="the other way round"), OpenFolders(root) as folders:
-            folders.move_in(f"{tree}/staged", path, folders.find(path))
-        assert b"content" == (tree / "folder" / "file").read_bytes()
-
-    def test_are_closed_and_leave_no_new_folder_after_an_error(self, tree, root):
-        before = os.listdir("/proc/self/fd")
-        with pytest.raises(ZeroDivisionError), OpenFolders(root) as folders:
-            folders.find("new/folder/file")
-            raise ZeroDivisionError
-        assert not (tree / "new").exists()
-        assert before == os.listdir("/proc/self/fd")
 
 
 @pytest.fixture

@@ -11,8 +11,9 @@ import pytest
 from contrib.files_per_request import small_write
 from docker_registry.drivers.base import ABSENT
 from docker_registry.drivers.file import FileDriver
-from docker_registry.drivers.file.small_writes import MAX_WAITING
-from docker_registry.errors import PathNotFound, PreconditionFailed
+from docker_registry.drivers.file.small_writes import MAX_WAITING, OpenFolders
+from docker_registry.drivers.file.tree import Tree
+from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
 from tests.support.gevent_program import under_gevent
 
 
@@ -197,3 +198,47 @@ class TestScratchFiles:
 
     def test_of_scratch_files_are_scratch_files(self, driver):
         assert driver.scratch is driver.scratch.scratch
+
+
+class TestOpenFolders:
+    @pytest.fixture
+    def tree(self, tmp_path):
+        (tmp_path / "folder").mkdir()
+        (tmp_path / "folder" / "file").write_bytes(b"content")
+        (tmp_path / "staged").write_bytes(b"new")
+        return tmp_path.resolve()
+
+    @pytest.fixture
+    def root(self, tree):
+        return Tree(str(tree))
+
+    @pytest.mark.parametrize("path", ["new/folder/file", "folder/file", "folder/other", "other"])
+    def test_find_and_replace_what_is_there(self, tree, root, path):
+        before = (tree / path).stat().st_ino if (tree / path).exists() else None
+        with OpenFolders(root) as folders:
+            found = folders.find(path)
+            assert before == (found and found.st_ino)
+            is_left = folders.move_in(f"{tree}/staged", path, found)
+        assert b"new" == (tree / path).read_bytes()
+        assert is_left == (tree / "staged").exists()
+
+    def test_create_a_folder_again_that_was_removed_meanwhile(self, tree, root):
+        with OpenFolders(root) as folders:
+            found = folders.find("new/file")
+            (tree / "new").rmdir()
+            assert not folders.move_in(f"{tree}/staged", "new/file", found)
+        assert b"new" == (tree / "new" / "file").read_bytes()
+
+    @pytest.mark.parametrize("path", ["folder/file/below", "folder"])
+    def test_report_what_is_in_the_way(self, tree, root, path):
+        with pytest.raises(StorageError, match="the other way round"), OpenFolders(root) as folders:
+            folders.move_in(f"{tree}/staged", path, folders.find(path))
+        assert b"content" == (tree / "folder" / "file").read_bytes()
+
+    def test_are_closed_and_leave_no_new_folder_after_an_error(self, tree, root):
+        before = os.listdir("/proc/self/fd")
+        with pytest.raises(ZeroDivisionError), OpenFolders(root) as folders:
+            folders.find("new/folder/file")
+            raise ZeroDivisionError
+        assert not (tree / "new").exists()
+        assert before == os.listdir("/proc/self/fd")
