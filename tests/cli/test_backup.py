@@ -14,11 +14,12 @@ import pytest
 
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.registry import layout
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.maintenance.backup import Backup
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
 from docker_registry.registry.maintenance.restoration import Restoration
+from docker_registry.registry.manifest_payload import OCI_INDEX
 from docker_registry.registry.names import Digest, ImageId, RepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
 from tests.support import images, v1_trees
@@ -232,6 +233,20 @@ class TestABackup:
             layout.revision_link(name, manifest): f"the manifest names {layer}, which is missing or damaged",
         }
         assert expected == {damage.path: damage.reason for damage in Backup(driver, folder).run().damaged}
+
+    def test_has_a_tag_whose_removal_was_interrupted_and_no_reservation(self, folder):
+        driver = MemoryDriver()
+        registry = Registry(driver)
+        payload = json.dumps({"schemaVersion": 2, "manifests": []}).encode()
+        registry.manifest_pushes.put(NAME, Tag("v1"), payload, OCI_INDEX)
+        link, reserved = layout.tag_link(NAME, Tag("v1")), layout.tag_link(NAME, Tag("v2"))
+        content = driver.get_content(link)
+        driver.put_content(link, content + store_removal.new_mark())
+        driver.put_content(reserved, store_removal.new_mark())
+        assert Digest.of(payload) == registry.tags.get(NAME, Tag("v1"))
+
+        assert [] == Backup(driver, folder).run().damaged
+        assert [content, None] == [folder.read(path) for path in (link, reserved)]
 
 
 class TestARestoration:

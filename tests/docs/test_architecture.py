@@ -743,6 +743,7 @@ DOMAIN = {
         "maintenance.store_paths",
         "manifest_payload",
         "names",
+        "store_removal",
         "v1.image_layout",
     },
     "maintenance.backup_folder": set(),

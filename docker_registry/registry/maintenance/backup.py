@@ -18,7 +18,7 @@ from typing import Final
 
 from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import DigestInvalid, ManifestInvalid, NameInvalid, PathNotFound
-from docker_registry.registry import layout, manifest_payload
+from docker_registry.registry import layout, manifest_payload, store_removal
 from docker_registry.registry.maintenance import store_paths
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
 from docker_registry.registry.maintenance.copy_report import CopyReport, Progress, verified
@@ -124,7 +124,7 @@ class Backup:
     def _read_repository(self, name: RepositoryName) -> Snapshot:
         tags, revisions = layout.tags(name), layout.revisions(name)
         snapshot = self._read([layout.back_references_complete(name)])
-        snapshot |= self._read_below(tags)
+        snapshot |= _without_marks(self._read_below(tags))
         snapshot |= self._read_below(revisions)
         folders = [path for path in self._children(layout.repository(name)) if path.rpartition("/")[2].startswith("_")]
         for folder in sorted(folders, key=lambda path: path == layout.layers(name)):
@@ -310,6 +310,14 @@ def _has_target(name: RepositoryName, tag: str, snapshot: Snapshot) -> bool:
     except DigestInvalid:
         return False
     return layout.revision_link(name, digest) in snapshot
+
+
+def _without_marks(tags: Snapshot) -> Snapshot:
+    """Return the files of tags without the marks of interrupted removals, and without reservations: mere marks."""
+    unmarked = {
+        path: store_removal.unmarked(content) if store_paths.is_tag(path) else content for path, content in tags.items()
+    }
+    return {path: content for path, content in unmarked.items() if content or not tags[path]}
 
 
 def _is_in(path: str, *folders: str) -> bool:
