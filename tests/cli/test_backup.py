@@ -14,6 +14,7 @@ import pytest
 
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import ConfigError
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.maintenance.backup import Backup
@@ -301,6 +302,23 @@ class TestARestorationIntoAStoreWithContent:
             folder.write(path, [b"new"])
         Restoration(driver, folder, overwrite=True).run()
         assert b"new" == driver.get_content(path)
+
+    def test_of_another_backup_that_was_interrupted_needs_permission_to_overwrite(self, folder, tmp_path):
+        def interrupt(_files, _bytes):
+            raise InterruptedError
+
+        driver, path = MemoryDriver(), image_layout.layer(ImageId.parse("a" * 64))
+        other = BackupFolder(tmp_path / "other")
+        for backup, content in ((folder, b"one"), (other, b"two")):
+            with backup.writing():
+                backup.write(path, [content])
+        with pytest.raises(InterruptedError):
+            Restoration(driver, folder, progress=interrupt).run()
+        with pytest.raises(ConfigError, match=re.escape(str(tmp_path / "copy"))):
+            Restoration(driver, other).run()
+        assert b"one" == driver.get_content(path)
+        Restoration(driver, other, overwrite=True).run()
+        assert [b"two", None] == [driver.find(each) for each in (path, f"{layout.ROOT}/_restoring")]
 
 
 class TestABackupWithFilesThatCannotBeRead:

@@ -42,6 +42,11 @@ class BackupFolder:
         self._state_folder = root / _RESERVED / "backup"
         self._temporary = self._state_folder / "new"
 
+    @property
+    def location(self) -> bytes:
+        """The absolute path of the directory."""
+        return os.fsencode(self._root.resolve())
+
     @contextmanager
     def writing(self) -> Iterator[None]:
         """
