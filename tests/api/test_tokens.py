@@ -458,6 +458,16 @@ class TestASigningKey:
         here, there = SigningKeys(driver, now=clock), SigningKeys(driver, now=clock)
         assert here.current().key_id == there.current().key_id
 
+    def test_is_read_again_after_the_clock_was_set_back(self, clock):
+        driver = MemoryDriver()
+        here, there = SigningKeys(driver, now=clock), SigningKeys(driver, now=clock)
+        for keys in (here, there):
+            keys.all()
+        clock.now -= 3600
+        new = there.rotate()
+        assert here.find(new.key_id) is not None
+        assert 2 == len(here.all())
+
     def test_has_an_id_in_the_form_of_libtrust(self, keys):
         groups = keys.current().key_id.split(":")
         assert [4] * 12 == [len(group) for group in groups]

@@ -138,7 +138,7 @@ class SigningKeys:
 
     def all(self) -> tuple[SigningKey, ...]:
         """Return the keys that verify tokens, the oldest first; generate one if the store has none."""
-        if not self._keys or self._now() - self._read_at >= REFRESH_SECONDS:
+        if not self._keys or self._since_read() >= REFRESH_SECONDS:
             self._read()
         if not self._keys:
             self._change(lambda keys: keys or (self._new(),))
@@ -147,7 +147,7 @@ class SigningKeys:
     def find(self, wanted: str) -> SigningKey | None:
         """Return the key of an id; None if no key that verifies tokens has it."""
         by_id = {key.key_id: key for key in self.all()}
-        if wanted not in by_id and self._now() - self._read_at >= _MIN_REFRESH_SECONDS:
+        if wanted not in by_id and self._since_read() >= _MIN_REFRESH_SECONDS:
             self._read()
             by_id = {key.key_id: key for key in self._unexpired(self._keys)}
         return by_id.get(wanted)
@@ -173,6 +173,10 @@ class SigningKeys:
         return tuple(
             key for number, key in enumerate(keys) if number + 1 == len(keys) or keys[number + 1].created >= since
         )
+
+    def _since_read(self) -> float:
+        """Return the seconds since the keys were read, or by which the clock was set back since then."""
+        return abs(self._now() - self._read_at)
 
     def _read(self) -> None:
         self._load(self._driver.find_versioned(PATH))
