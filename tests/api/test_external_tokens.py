@@ -198,13 +198,20 @@ class TestTheAlgorithms:
 
     @pytest.mark.parametrize(
         "content",
-        [b"", b"{", b"[]", b'{"keys": {}}', b'{"keys": []}', b'{"keys": [5, {"kty": "oct", "k": "eHg"}]}',
+        [b"", b"{", b"[]", b'{"keys": {}}', b'{"keys": []}', b'{"keys": [5, {"kty": "oct", "k": "eHg"}, {"kty": []}]}',
          b'{"keys": [{"kty": "EC", "crv": "P-256", "x": 5}]}', b"[" * 100_000,
          json.dumps({"keys": [{}] * 101}).encode()],
     )  # fmt: skip
     def test_of_a_bad_set_are_none(self, content):
         with pytest.raises(ValueError, match=r"^(is not|contains)"):
             key_sets.parse_jwks(content)
+
+    def test_of_an_unknown_algorithm_are_left_out(self, key):
+        unknown = b"0/0\x04\x06\x02*\x03\x03'\x00" + bytes(38)  # a public key of the algorithm 1.2.3
+        pem = b"-----BEGIN PUBLIC KEY-----\n" + base64.encodebytes(unknown) + b"-----END PUBLIC KEY-----\n"
+        with pytest.raises(ValueError, match="no key"):
+            key_sets.parse_certificates(pem)
+        assert 1 == len(key_sets.parse_certificates(pem + key.public_pem))
 
     def test_of_weak_or_secret_keys_are_none(self, key):
         weak = rsa.generate_private_key(public_exponent=65537, key_size=1024).public_key()
@@ -229,6 +236,7 @@ class TestASetting:
             ({"jwks": "https://x/keys"}, "either rootcertbundle or jwks"),
             ({"rootcertbundle": None}, "either rootcertbundle or jwks"),
             ({"rootcertbundle": None, "jwks": "http://x/keys"}, "begins with https://"),
+            ({"rootcertbundle": None, "jwks": "https://x..y/keys"}, "begins with https://"),
             ({"rootcertbundle": None, "jwks": "https://u:p@x/keys"}, "without user name, password"),
             ({"rootcertbundle": None, "jwks": "https://x/keys", "ca": "missing"}, "cannot be read"),
             ({"rootcertbundle": None, "jwks": "missing.json"}, "missing.json cannot be read"),

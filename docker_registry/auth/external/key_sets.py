@@ -16,6 +16,7 @@ from typing import Any, Final, Protocol
 
 import jwt
 from cryptography import x509
+from cryptography.exceptions import UnsupportedAlgorithm
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 from jwt.algorithms import ECAlgorithm, OKPAlgorithm, RSAAlgorithm
@@ -86,7 +87,7 @@ def select(keys: Sequence[VerifyingKey], wanted: str | None) -> Sequence[Verifyi
 
 def parse_certificates(content: bytes) -> list[VerifyingKey]:
     """
-    Return the keys of a bundle of PEM certificates or public keys.
+    Return the keys of a bundle of PEM certificates or public keys that may verify signatures; others are left out.
 
     Raises:
         ValueError: the bundle is damaged or contains no usable key; the message ends a sentence that begins with the
@@ -100,6 +101,8 @@ def parse_certificates(content: bytes) -> list[VerifyingKey]:
                 if block.startswith(b"-----BEGIN PUBLIC KEY-----")
                 else x509.load_pem_x509_certificate(block).public_key()
             )
+        except UnsupportedAlgorithm:
+            continue
         except ValueError:
             raise ValueError("contains a certificate that cannot be read") from None
         found += _usable(public, None, None)
@@ -126,8 +129,8 @@ def _read(entry: dict[str, Any]) -> list[VerifyingKey]:
     if entry.get("use", "sig") != "sig" or "d" in entry:
         return []
     readers: dict[object, Any] = {"RSA": RSAAlgorithm, "EC": ECAlgorithm, "OKP": OKPAlgorithm}
-    reader = readers.get(entry.get("kty"))
     try:
+        reader = readers.get(entry.get("kty"))  # TypeError: it is a list or an object
         public = None if reader is None else reader.from_jwk(entry)
     except (jwt.PyJWTError, ValueError, TypeError, KeyError):
         return []
