@@ -42,6 +42,8 @@ def open_socket(text: str) -> socket.socket:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
         listener.bind(address)
         listener.listen(64)
+    except UnicodeError:
+        raise ConfigError(f"metrics_address: {text} is not the name or address of a host.") from None
     except OSError as error:
         if listener is not None:
             listener.close()

@@ -183,6 +183,8 @@ def check_address(environ: Mapping[str, str], *, may_be_in_use: bool = False) ->
         with socket.socket(family, kind, protocol) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(found)
+    except UnicodeError:
+        raise ConfigError(f"{host} port {port} cannot be opened for listening: it is not the name of a host.") from None
     except OSError as error:
         if may_be_in_use and error.errno == errno.EADDRINUSE:
             return

@@ -309,6 +309,7 @@ class TestASetting:
             ({"url": "https://ldap.example.com"}, "url must be"),
             ({"url": "ldaps://ldap.example.com:x"}, "url must be"),
             ({"url": "ldaps://[::1"}, "url must be"),
+            ({"url": "ldaps://ldap..example.com"}, "url must be"),
             ({"url": "ldap://ldap.example.com"}, "in clear"),
             ({"user_base": None}, "user_base is not set"),
             ({"bind_dn": "cn=x"}, "belong together"),

@@ -158,7 +158,8 @@ class TestTheEnvironment:
 
     @pytest.mark.parametrize("command", ["serve", "check"])
     def test_must_name_an_address_of_this_machine(self, run, command):
-        assert "192.0.2.1 port" in sentence(run(command, REGISTRY_HOST="192.0.2.1"))
+        for host in ("192.0.2.1", "a..b"):
+            assert f"{host} port" in sentence(run(command, REGISTRY_HOST=host))
 
     def test_may_be_checked_beside_the_server_that_uses_it(self, run):
         with socket.create_server(("127.0.0.1", 0)) as listener:

@@ -366,6 +366,6 @@ class TestAnErrorAtTheStart:
 
     def test_is_an_unreachable_store(self, options, monkeypatch):
         monkeypatch.setattr("azure.core.pipeline.transport.RequestsTransport.sleep", lambda self, _: None)
-        away = f"http://127.0.0.1:{processes.free_port()}/{NAME}"
-        with pytest.raises(StorageUnavailable, match="cannot be reached"):
-            AzureBlobDriver(**{**options, "azure_endpoint": away})
+        for away in (f"http://127.0.0.1:{processes.free_port()}/{NAME}", "http://a..b"):
+            with pytest.raises(StorageUnavailable, match="cannot be reached"):
+                AzureBlobDriver(**{**options, "azure_endpoint": away})

@@ -151,7 +151,7 @@ class TestASeparateAddress:
             assert 404 == requests.get(f"http://127.0.0.1:{port}/v2/", timeout=20).status_code
             assert 404 == requests.get(f"{server.url}/metrics", timeout=20).status_code
 
-    @pytest.mark.parametrize("address", ["here", "127.0.0.1:0", "127.0.0.1:70000", "192.0.2.1:9090"])
+    @pytest.mark.parametrize("address", ["here", "127.0.0.1:0", "127.0.0.1:70000", "192.0.2.1:9090", "a..b:9090"])
     def test_must_be_one_of_this_host(self, address):
         with pytest.raises(ConfigError, match="metrics_address"):
             services.build(Config(storage="memory", metrics_address=address), MemoryDriver())

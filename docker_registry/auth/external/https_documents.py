@@ -42,7 +42,10 @@ def check_url(setting: str, url: str, schemes: Collection[str] = ("https",)) -> 
     """
     try:
         parts = urlsplit(url)
-        is_valid = parts.scheme in schemes and bool(parts.hostname) and "@" not in parts.netloc and parts.port != 0
+        host = parts.hostname or ""
+        if host.isascii():  # else requests encodes it, by a newer version of IDNA
+            host.encode("idna")  # as a name lookup does; raises ValueError for an empty label, as in a..b
+        is_valid = parts.scheme in schemes and bool(host) and "@" not in parts.netloc and parts.port != 0
     except ValueError:
         is_valid = False
     if not is_valid or not url.isprintable() or " " in url or '"' in url:

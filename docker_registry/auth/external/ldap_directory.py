@@ -126,7 +126,8 @@ def _parse_url(url: str) -> tuple[str, str, int]:
     try:
         parts = urlsplit(url)
         port = parts.port or _PORTS.get(parts.scheme, 0)
-    except ValueError:  # the port is no number, or brackets are without an IPv6 address
+        (parts.hostname or "").encode("idna")  # as a name lookup does
+    except ValueError:
         raise wrong from None
     has_more = parts.path not in ("", "/") or parts.query or parts.fragment or parts.username is not None
     if not parts.hostname or not port or parts.scheme not in _PORTS or has_more:

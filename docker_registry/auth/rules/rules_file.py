@@ -90,7 +90,7 @@ def read(content: bytes, path: Path) -> Section:
     Parse a file into its outermost section.
 
     Raises:
-        ConfigError: it is not valid YAML, or contains anchors or more than one document.
+        ConfigError: it is not valid YAML, or contains more than one document.
     """
     try:
         text = content.decode()

@@ -18,6 +18,7 @@ from azure.core import exceptions
 from azure.core.pipeline.transport import RequestsTransport
 from azure.storage.blob import ContainerClient, LinearRetry
 from requests.adapters import HTTPAdapter
+from urllib3.exceptions import HTTPError
 
 from docker_registry.errors import ConfigError, PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
@@ -158,7 +159,7 @@ def translated() -> Iterator[None]:
         raise registry_error_of(code_of(error), error.status_code) from None
     except exceptions.DeserializationError:  # truncated headers; this is a ValueError, not an AzureError
         raise StorageUnavailable("A response from Azure was cut off.") from None
-    except (exceptions.AzureError, requests.RequestException, OSError) as error:
+    except (exceptions.AzureError, requests.RequestException, HTTPError, OSError) as error:
         raise StorageUnavailable(f"Azure cannot be reached ({type(error).__name__}).") from None
 
 

@@ -101,6 +101,8 @@ def connect(
     options |= {**credentials, "db": address.db, **_tls(address)}
     if address.sentinels:
         return _master(address, section, options)
+    if not _can_be_looked_up(address.host or ""):
+        raise ConfigError(f"{section}.host must be the name or address of a host")
     return Redis(address.host or "", address.port, **options)
 
 
@@ -116,6 +118,7 @@ def _from_url(url: str, section: str, tls_ca: Path | None, options: dict[str, An
     if tls_ca and url.startswith("rediss:"):
         options["ssl_ca_certs"] = str(tls_ca)
     try:
+        (urlsplit(url).hostname or "").encode("idna")  # as a name lookup does
         return Redis.from_url(url, **options)
     except ValueError:  # do not include its text, which may show the URL
         raise ConfigError(
@@ -136,9 +139,15 @@ def _master(address: RedisAddress, section: str, options: dict[str, Any]) -> Red
 
 
 def _address(text: str, section: str) -> tuple[str, int]:
-    host, colon, port = text.rpartition(":")
-    if not colon:
-        return text, _SENTINEL_PORT
-    if not host or not port.isdecimal():
+    host, _, port = text.rpartition(":") if ":" in text else (text, "", str(_SENTINEL_PORT))
+    if not host or not port.isdecimal() or not _can_be_looked_up(host):
         raise ConfigError(f"{section}.sentinels must be a list of HOST or HOST:PORT")
     return host, int(port)
+
+
+def _can_be_looked_up(host: str) -> bool:
+    try:
+        host.encode("idna")
+    except UnicodeError:
+        return False
+    return True
