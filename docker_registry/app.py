@@ -96,11 +96,9 @@ def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> No
     flask_app.refuse_while_read_only(app, services.read_only)
     if services.mirror is not None:
         _protect_mirrored(app, services.mirror)
-    if registry.driver.tracks_dependencies:
-        flask_app.declare_cacheable(app)
     rules = cors.CorsRules(**{entry.name: getattr(config.cors, entry.name) for entry in fields(cors.CorsRules)})
     cors.add_headers(app, rules)
-    flask_app.add_common_headers(app, config.flavor, __version__)
+    flask_app.complete_responses(app, config.flavor, __version__, is_tracked=registry.driver.tracks_dependencies)
 
 
 def _add_namespaces(app: Application, mirror: Mirror) -> None:

@@ -80,6 +80,8 @@ _PRIVATE: Final = (errors.StorageError, errors.ConfigError)
 #: Key of the error code of RFC 6750 in the WSGI environment, for the challenge.
 AUTHENTICATION_ERROR: Final = "docker_registry.authentication_error"
 
+_to_json: Final = json.JSONEncoder(sort_keys=True).encode
+
 #: Seconds after which clients should retry when the store is unavailable or the worker is overloaded.
 _RETRY_AFTER_SECONDS: Final = 5
 
@@ -160,13 +162,12 @@ def _envelope(status: int, code: str, message: str, detail: dict[str, object]) -
     content: dict[str, object]
     if _is_v2():
         entry = {"code": code, "message": message}
-        request_id = request.environ[CONTEXT].request_id
-        if status >= 500 and request_id:
+        if status >= 500 and (request_id := request.environ[CONTEXT].request_id):
             detail = {**detail, "request_id": request_id}
         content = {"errors": [entry | {"detail": detail} if detail else entry]}
     else:
         content = {"error": message}
-    body = json.dumps(content, sort_keys=True).encode()
+    body = _to_json(content).encode()
     return PlainResponse(status, {"Content-Type": JSON, "Content-Length": str(len(body))}, [body])
 
 

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final, cast
 
 from flask import Flask, Request, Response, request
 from flask.sessions import NullSession, SessionInterface
-from flask.signals import request_started, request_tearing_down
+from flask.signals import appcontext_tearing_down, request_finished, request_started, request_tearing_down
 from werkzeug import datastructures
 from werkzeug.local import LocalProxy
 from werkzeug.routing import MapAdapter
@@ -78,6 +78,13 @@ class _NoSessions(SessionInterface):
 
 class _Request(Request):
     """A request whose body Flask does not parse."""
+
+    @property
+    def blueprints(self) -> list[str]:
+        """See :class:`Request`; asked for several times, and rarely nested."""
+        endpoint = "" if self.url_rule is None else self.url_rule.endpoint
+        name, _, _ = endpoint.rpartition(".")
+        return super().blueprints if "." in name else [name] if name else []
 
     def close(self) -> None:
         """See :class:`Request`; there are no files to close."""
@@ -148,21 +155,8 @@ class PlainResponse(Response):
         return self.iter_encoded()
 
 
-def add_headers(response: Response, headers: Iterable[tuple[str, str]]) -> None:
-    """Add headers that a response does not have yet; their values contain no newlines."""
-    if isinstance(response.headers, Headers):
-        response.headers.add_all(headers)
-    else:
-        response.headers.extend(headers)
-
-
 class _Routes(MapAdapter):
-    """
-    Finds the route of a path; those of API V2 by one pattern, which takes a tenth of Werkzeug's time.
-
-    Attributes:
-        v2: these routes.
-    """
+    """Finds the route of a path; those of API V2 by one pattern, which takes a tenth of Werkzeug's time."""
 
     v2: V2Routes
 
@@ -235,7 +229,10 @@ class Application(Flask):
             result = self._run_view(current_request())
         except Exception as error:  # noqa: BLE001 - the handlers of errors receive it
             result = self.handle_user_exception(error)
-        return self.finalize_request(result)
+        response = self.process_response(result if isinstance(result, Response) else self.make_response(result))
+        if request_finished.receivers:
+            request_finished.send(self, _async_wrapper=self.ensure_sync, response=response)
+        return response
 
     def _run_view(self, request: Request) -> Any:
         """Return what the first hook that answers returned, or else the view."""
@@ -257,6 +254,11 @@ class Application(Flask):
         """Run the hooks that follow a request; see :class:`Flask`."""
         if self.teardown_request_funcs or request_tearing_down.receivers:
             super().do_teardown_request(*arguments)
+
+    def do_teardown_appcontext(self, *arguments: Any) -> None:
+        """Run the hooks at the end of an application context; see :class:`Flask`."""
+        if self.teardown_appcontext_funcs or appcontext_tearing_down.receivers:
+            super().do_teardown_appcontext(*arguments)
 
     def wsgi_app(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         """Answer a request; see :class:`Flask`."""
@@ -281,7 +283,7 @@ class Application(Flask):
 
 
 def record_context(app: Flask) -> None:
-    """Record what observers receive: route, repository, reference and digest; before all hooks that may reject."""
+    """Record what a request is for, for observers; before all hooks that may reject it."""
 
     @app.url_value_preprocessor
     def record_target(endpoint: str | None, values: MutableMapping[str, Any] | None) -> None:
@@ -294,25 +296,6 @@ def record_context(app: Flask) -> None:
                 context.reference = text
             if key == "digest":
                 context.digest = text
-
-    @app.after_request
-    def record_digest(response: Response) -> Response:
-        environ = current_request().environ
-        context: RequestContext = environ[CONTEXT]
-        for name, value in response.headers:  # faster than `get`: no name is converted
-            if name == "Docker-Content-Digest":
-                context.digest = value
-        if response.status_code >= 400:
-            _name_request(response, context, environ)
-        return response
-
-
-def _name_request(response: Response, context: RequestContext, environ: Mapping[str, Any]) -> None:
-    """Add the request id and the trace to an error, so that its client can tell which request failed."""
-    if context.request_id:
-        response.headers["X-Request-Id"] = context.request_id
-    if context.trace_id:
-        response.headers["Traceparent"] = environ["HTTP_TRACEPARENT"]
 
 
 def parse_url_values(app: Flask) -> None:
@@ -361,24 +344,17 @@ def refuse_while_read_only(app: Flask, read_only: ReadOnly) -> None:
             raise Unsupported(read_only.why)
 
 
-def declare_cacheable(app: Flask) -> None:
-    """Mark responses that depend on the request and the store alone; only for a driver that records dependencies."""
+def complete_responses(app: Application, flavor: str, version: str, *, is_tracked: bool) -> None:
+    """
+    Tell observers what a response contains, mark it as cacheable, and add the headers that every response carries.
 
-    @app.after_request
-    def mark_response(response: Response) -> Response:
-        request = current_request()
-        if (
-            request.method in ("GET", "HEAD")
-            and request.endpoint in CACHEABLE
-            and response.status_code in (200, 206, 304)
-        ):
-            dependencies.declare_cacheable()
-        return response
+    This is one hook because it runs for every request: it looks once at the request and at each header.
 
-
-def add_common_headers(app: Application, flavor: str, version: str) -> None:
-    """Add the headers that every response carries, and the version header of API V2 to those below its paths."""
-
+    Args:
+        is_tracked: whether the driver records dependencies, so that some responses depend on the request and on these
+            alone.
+    """
+    cacheable = CACHEABLE if is_tracked else frozenset()
     common = (
         ("X-Docker-Registry-Version", version),
         ("X-Docker-Registry-Config", flavor),
@@ -386,17 +362,36 @@ def add_common_headers(app: Application, flavor: str, version: str) -> None:
     )
 
     @app.after_request
-    def add_to_response(response: Response) -> Response:
-        request, added = current_request(), [*common]
-        is_v2 = request.path.startswith("/v2")
+    def complete(response: Response) -> Response:
+        request, has_vary = current_request(), False
+        environ, status = request.environ, response.status_code
+        context: RequestContext = environ[CONTEXT]
+        for name, value in response.headers:
+            if name == "Docker-Content-Digest":
+                context.digest = value
+            has_vary = has_vary or name == "Vary"
+        added, is_v2 = [*common], request.path.startswith("/v2")
         if is_v2 and app.serves_v2:
-            if "Vary" in response.headers:
+            if has_vary:
                 response.vary.add("User-Agent")
             else:  # the same result, without building a header set
-                added.append(("Vary", "User-Agent"))
-            if not OLD_CLIENTS.match(request.environ.get("HTTP_USER_AGENT", "")):  # they must not see it
-                added.append(("Docker-Distribution-Api-Version", "registry/2.0"))
-        add_headers(response, added)
-        if not is_v2 and "Cache-Control" not in response.headers:
-            response.headers.update(NOT_CACHED)
+                added += [("Vary", "User-Agent")]
+            if not OLD_CLIENTS.match(environ.get("HTTP_USER_AGENT", "")):  # they must not see it
+                added += [("Docker-Distribution-Api-Version", "registry/2.0")]
+        headers = response.headers
+        headers.add_all(added) if isinstance(headers, Headers) else headers.extend(added)
+        if not is_v2 and "Cache-Control" not in headers:
+            headers.update(NOT_CACHED)
+        if status >= 400:
+            _name_request(response, context, environ)
+        elif request.method in ("GET", "HEAD") and request.endpoint in cacheable and status in (200, 206, 304):
+            dependencies.declare_cacheable()
         return response
+
+
+def _name_request(response: Response, context: RequestContext, environ: Mapping[str, Any]) -> None:
+    """Add the request id and the trace to an error, so that its client can tell which request failed."""
+    if context.request_id:
+        response.headers["X-Request-Id"] = context.request_id
+    if context.trace_id:
+        response.headers["Traceparent"] = environ["HTTP_TRACEPARENT"]

@@ -143,6 +143,12 @@ def content_type() -> str | None:
     return str(current_request().environ.get("CONTENT_TYPE", "")).partition(";")[0].strip() or None
 
 
+def parameters() -> Mapping[str, str]:
+    """Return the query parameters of the current request, of each the first value."""
+    request = current_request()
+    return request.args if request.query_string else {}  # most requests have none
+
+
 def digest_parameter() -> Digest:
     """
     Return the ``digest`` query parameter.
@@ -150,7 +156,7 @@ def digest_parameter() -> Digest:
     Raises:
         DigestInvalid: the parameter is missing or not a digest.
     """
-    text = current_request().args.get("digest")
+    text = parameters().get("digest")
     if text is None:
         raise DigestInvalid("The query parameter digest is missing.")
     return Digest.parse(text)
@@ -247,10 +253,11 @@ def page(max_entries: int) -> PageRequest:
     Raises:
         PageInvalid: ``n`` is not a whole number of at least 0.
     """
-    text = request.args.get("n")
+    query = parameters()
+    text = query.get("n")
     if text is not None and not (text.isascii() and text.isdigit() and len(text) < 19):
         raise PageInvalid(n=text[:64])
-    return PageRequest(max_entries if text is None else min(int(text), max_entries), request.args.get("last", ""))
+    return PageRequest(max_entries if text is None else min(int(text), max_entries), query.get("last", ""))
 
 
 def open_body(environ: Mapping[str, Any]) -> Body:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from docker_registry.api import requests
 from docker_registry.api.client_origin import ClientOrigin
@@ -29,7 +29,7 @@ def blueprint(registry: OciRegistry, origin: ClientOrigin) -> Blueprint:
     @bp.post("/v2/<path:name>/blobs/uploads/")
     def start_upload(name: RepositoryName) -> Response:
         """Mount a blob (end-11), receive a complete one (end-4b), or start an upload (end-4a, end-4c)."""
-        parameters = request.args
+        parameters = requests.parameters()
         mounted = _mount(registry, name, parameters)
         if mounted:
             return _created(name, mounted)
