@@ -1,9 +1,9 @@
 """
 Sorted lists of names, without a scan of the store for every request.
 
-A folder of the store is listed once, and its sorted names are cached. Later requests only read the folder's version
-from the driver, which changes whenever a name is added or removed, also by another worker, host or server. For
-folders without a version, every request lists the folder.
+A folder of the store is listed when a request needs its names, which are sorted and cached. Until its version changes,
+later requests only read that from the driver; it changes whenever a name is added or removed, also by another worker,
+host or server. For folders without a version, every request lists the folder.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Final
 
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import NO_FOLDER, StorageDriver
 from docker_registry.errors import PathNotFound
 from docker_registry.resources.time_slices import TimeSlices
@@ -58,6 +59,7 @@ class ListingCache:
         self._sort = slices.sort
         self._driver = driver
         self._max_cached_bytes = max_cached_bytes
+        self._locks = KeyedLocks()
         self._cached: OrderedDict[str, _Listing] = OrderedDict()
         self._cached_bytes = 0
 
@@ -73,18 +75,31 @@ class ListingCache:
         version = self._driver.folder_version(folder)
         if version == NO_FOLDER:
             return []
-        cached = self._cached.get(folder)
-        if cached is not None and cached.version == version:
-            self._cached.move_to_end(folder)
-            return cached.names
-        found = self._walk(folder) if deep else self._list(folder)
-        names = self._sort(name for name in map(read, found) if name is not None)
+        names = self._find(folder, version)
+        if names is not None:
+            return names
         if version is None:
             self._evict(folder)
-        else:
-            size_bytes = _FOLDER_BYTES + len(folder) + sum(len(name) + _NAME_BYTES for name in self.pace(names))
-            self._add(folder, _Listing(version, names, size_bytes))
+            return self._read(folder, read, deep=deep)
+        with self._locks.hold(folder):  # concurrent requests wait for the first one, which reads the folder for all
+            names = self._find(folder, version)
+            if names is None:
+                names = self._read(folder, read, deep=deep)
+                size_bytes = _FOLDER_BYTES + len(folder) + sum(len(name) + _NAME_BYTES for name in self.pace(names))
+                self._add(folder, _Listing(version, names, size_bytes))
         return names
+
+    def _find(self, folder: str, version: str | None) -> Sequence[str] | None:
+        """Return the cached names of a version of a folder; None if they are not cached."""
+        cached = self._cached.get(folder)
+        if cached is None or cached.version != version:
+            return None
+        self._cached.move_to_end(folder)
+        return cached.names
+
+    def _read(self, folder: str, read: Callable[[str], str | None], *, deep: bool) -> Sequence[str]:
+        found = self._walk(folder) if deep else self._list(folder)
+        return self._sort(name for name in map(read, found) if name is not None)
 
     def _list(self, folder: str) -> Iterator[str]:
         start = len(folder) + 1
@@ -100,7 +115,7 @@ class ListingCache:
             yield stat.path[start:]
 
     def _add(self, folder: str, listing: _Listing) -> None:
-        self._evict(folder)  # a concurrent request may have listed the folder too
+        self._evict(folder)
         self._cached[folder] = listing
         self._cached_bytes += listing.size_bytes
         while self._cached_bytes > self._max_cached_bytes and len(self._cached) > 1:

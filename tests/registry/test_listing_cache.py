@@ -1,7 +1,29 @@
 from __future__ import annotations
 
+import contextlib
+import threading
+
+from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.registry.listing_cache import ListingCache, cut
-from docker_registry.resources.time_slices import TimeSlices
+
+
+class SlowDriver(MemoryDriver):
+    """Waits shortly for a second listing of the folder x at the same time, and counts the listings."""
+
+    def __init__(self):
+        super().__init__()
+        self.listed = 0
+        self._both = threading.Barrier(2)
+
+    def folder_version(self, path):
+        return "1"
+
+    def list_directory(self, path=""):
+        if path == "x":
+            self.listed += 1
+            with contextlib.suppress(threading.BrokenBarrierError):
+                self._both.wait(0.2)
+        return super().list_directory(path)
 
 
 class TestAPage:
@@ -73,27 +95,18 @@ class TestListings:
         listings.names("y", self.read)
         assert first is not listings.names("x", self.read)
 
-    def test_that_concurrent_requests_read_count_once_towards_the_limit(self, driver):
-        driver.folder_version = lambda path: "1"
-        other_requests = []
-
-        class InterruptedSlices(TimeSlices):
-            """Serves the other request that waits before a computation begins."""
-
-            def pace(self, items):
-                if other_requests:
-                    other_requests.pop()()
-                yield from items
-
-        def read(name):
-            other_requests[:] = [lambda: listings.names("x", self.read)]  # arrives while the names are read
-            return name
-
-        listings = ListingCache(driver, InterruptedSlices(), max_cached_bytes=2000)  # for two folders, not for three
-        for folder in ("x", "y"):
-            for name in ("a", "b"):
-                driver.put_content(f"{folder}/{name}", b"")
-        first = listings.names("x", read)
+    def test_that_concurrent_requests_need_are_read_and_counted_once(self):
+        driver = SlowDriver()
+        for path in ("x/a", "x/b", "y/a", "y/b"):
+            driver.put_content(path, b"")
+        listings = ListingCache(driver, max_cached_bytes=2000)  # for two folders, not for three
+        requests = [threading.Thread(target=listings.names, args=("x", self.read)) for _ in range(2)]
+        for request in requests:
+            request.start()
+        for request in requests:
+            request.join(60)
+        first = listings.names("x", self.read)
+        assert [["a", "b"], 1] == [first, driver.listed]
         listings.names("y", self.read)
         assert first is listings.names("x", self.read)
 
