@@ -233,7 +233,7 @@ def uploads(name: RepositoryName | None) -> str:
         return f"{ROOT}/_uploads"
     if name.is_hidden:
         return f"{ROOT}/_uploads/hidden-{Digest.of(str(name).encode()).hex[:32]}"
-    return f"{repository(name)}/_uploads"
+    return f"{REPOSITORIES}/{name.value}/_uploads"
 
 
 def upload(name: RepositoryName | None, upload_id: str) -> str:
@@ -243,7 +243,7 @@ def upload(name: RepositoryName | None, upload_id: str) -> str:
 
 def upload_state(name: RepositoryName | None, upload_id: str) -> str:
     """The file with the state of one upload session."""
-    return f"{upload(name, upload_id)}{_STATE}"
+    return f"{uploads(name)}/{upload_id}{_STATE}"
 
 
 def read_upload(file_name: str) -> str:

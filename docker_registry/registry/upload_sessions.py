@@ -41,6 +41,9 @@ MAX_LISTED: Final = 256
 #: Maximum number of chunks of an upload: 64 GiB in chunks of 1 MiB.
 MAX_CHUNKS: Final = 65_536
 
+_encode: Final = json.JSONEncoder().encode
+_decode: Final = json.JSONDecoder().decode
+
 
 @dataclass(frozen=True, slots=True)
 class Chunk:
@@ -207,7 +210,7 @@ class UploadSessions:
             raise UploadUnknown(id=upload_id)
         head, _, content = stored.content.partition(b"\n")
         try:
-            state = json.loads(head.decode())
+            state = _decode(head.decode())
             chunks = tuple([_chunk(entry, content) for entry in state["chunks"]])
             lists = tuple([ChunkList(**entry) for entry in state.get("lists", ())])
         except ValueError:  # torn by a crash of the host: session states are not synced to disk
@@ -371,7 +374,7 @@ def _state(upload: Upload) -> bytes:
     state: dict[str, Any] = {"algorithm": upload.algorithm, "chunks": [_entry(chunk) for chunk in upload.chunks]}
     if upload.lists:
         state["lists"] = [asdict(item) for item in upload.lists]
-    head = json.dumps(state).encode()
+    head = _encode(state).encode()
     return b"\n".join((head, *(item.content for item in upload.chunks if item.content is not None)))
 
 

@@ -17,7 +17,7 @@ import os
 import stat
 import sys
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from functools import lru_cache
 from typing import Final
 
@@ -116,14 +116,9 @@ class Root:
             raise
         return fd
 
-    @contextmanager
-    def folder(self, path: str) -> Iterator[int]:
-        """Hold a folder open; the descriptor refers to this very folder even if it is moved."""
-        fd = self.open(path, FOLDER)
-        try:
-            yield fd
-        finally:
-            close_now(fd)
+    def folder(self, path: str) -> AbstractContextManager[int]:
+        """Open a folder for a block; the descriptor refers to this very folder even if it is moved."""
+        return _Descriptor(self.open(path, FOLDER))
 
     # ---------------------------------------------------------------------------------------------- publishing
 
@@ -270,6 +265,19 @@ class Root:
         """
         if not os.access(self._reserved_as_folder, os.F_OK):
             raise gone(path) from None
+
+
+class _Descriptor(AbstractContextManager[int]):
+    """An open descriptor, which is closed at the end of a block."""
+
+    def __init__(self, fd: int) -> None:
+        self._fd = fd
+
+    def __enter__(self) -> int:
+        return self._fd
+
+    def __exit__(self, *_: object) -> None:
+        close_now(self._fd)
 
 
 # --------------------------------------------------------------------------------------- files in the file system

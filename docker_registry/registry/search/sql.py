@@ -19,6 +19,7 @@ from sqlalchemy import (
     ColumnElement,
     Connection,
     and_,
+    bindparam,
     case,
     delete,
     false,
@@ -54,6 +55,9 @@ _LAST: Final = "\U0010ffff"
 
 #: The namespace that API V1 puts before names without one.
 _LIBRARY: Final = "library/"
+
+#: What is stored of a repository. Pushes look it up, and building the statement takes a third of that.
+_STORED: Final = select(REPOSITORY.c.description, REPOSITORY.c.private).where(REPOSITORY.c.name == bindparam("name"))
 
 
 class SqlIndex(SearchIndex):
@@ -199,8 +203,8 @@ def _lock(connection: Connection) -> int:
 
 def _is_known(connection: Connection, entry: Entry) -> bool:
     new_row = row(entry, generation=0)
-    equal_columns = (REPOSITORY.c[name] == new_row[name] for name in ("name", "description", "private"))
-    return _count(connection, and_(*equal_columns)) > 0
+    stored = connection.execute(_STORED, {"name": entry.name}).one_or_none()
+    return stored is not None and tuple(stored) == (new_row["description"], new_row["private"])
 
 
 def _put(connection: Connection, entry: Entry) -> None:
