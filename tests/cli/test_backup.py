@@ -19,6 +19,7 @@ from docker_registry.registry import layout, store_removal
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.maintenance.backup import Backup
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
+from docker_registry.registry.maintenance.copy_report import CopyReport
 from docker_registry.registry.maintenance.restoration import Restoration
 from docker_registry.registry.manifest_payload import OCI_INDEX
 from docker_registry.registry.names import Digest, ImageId, RepositoryName, Tag
@@ -248,6 +249,25 @@ class TestABackup:
 
         assert [] == Backup(driver, folder).run().damaged
         assert [content, None] == [folder.read(path) for path in (link, reserved)]
+
+
+class TestAReport:
+    def test_compares_damage_with_little_of_what_was_found_before(self):
+        compared = []
+
+        class CountedPath(str):
+            __slots__ = ()
+            __hash__ = str.__hash__
+
+            def __eq__(self, other):
+                compared.append(other)
+                return str.__eq__(self, other)
+
+        report = CopyReport()
+        for number in [*range(200), 7]:
+            report.add_damage(CountedPath(number), "missing")
+        assert 200 == len(report.damaged)
+        assert 200 > len(compared)
 
 
 class TestARestoration:

@@ -41,6 +41,7 @@ class CopyReport:
     copied_bytes: int = 0
     removed_files: int = 0
     damaged: list[Damage] = field(default_factory=list)
+    _recorded: set[Damage] = field(default_factory=set, repr=False, compare=False)
 
     def count(self, copied_bytes: int | None) -> None:
         """Count a file, and report progress; *copied_bytes* is None for a file that did not need to be copied."""
@@ -53,7 +54,8 @@ class CopyReport:
     def add_damage(self, path: str, reason: str) -> None:
         """Record damage, unless it is already recorded."""
         damage = Damage(path, reason)
-        if damage not in self.damaged:
+        if damage not in self._recorded:
+            self._recorded.add(damage)
             self.damaged.append(damage)
 
     def to_json(self) -> dict[str, Any]:
