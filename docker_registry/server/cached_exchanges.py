@@ -1,13 +1,21 @@
-"""Describes exchanges that were answered from the response cache; see :mod:`docker_registry.server.observation`."""
+"""
+Exchanges that are answered from the response cache: how responses are sent and reported.
+
+See :mod:`docker_registry.server.observation`.
+"""
 
 from __future__ import annotations
 
+import errno
 import logging
 import time
 from typing import Any
 
+from docker_registry.concurrency import close_now
+from docker_registry.errors import RegistryError
 from docker_registry.http.exchange import Exchange, ignores, takes_batches
 from docker_registry.server.client_socket import ClientSocket
+from docker_registry.server.connections import Activity
 from docker_registry.server.observation import MAX_RECORDED, RECORDED_VALUES, Observation, trace_id
 from docker_registry.server.response_cache import Hit, RequestHead
 
@@ -89,6 +97,43 @@ class CachedExchanges:
                 logger.exception("An observer of requests failed")
                 return None
         return tuple(prepared)
+
+
+def send_cached(client: ClientSocket, hit: Hit, silence_seconds: float) -> None:
+    """
+    Send a response of the cache, and close the file or the blocks with its body.
+
+    Args:
+        silence_seconds: after which time without a byte sent the transfer is aborted.
+
+    Raises:
+        OSError: the client disconnected or stopped reading, or the store failed while the body was read.
+    """
+    client.settimeout(silence_seconds)
+    client.answered_at = time.perf_counter()
+    file, stored = hit.response.file, hit.response.stored
+    try:
+        if hit.fd is not None and file is not None:
+            client.begin(Activity.WORKING)
+            client.send_file_slice(hit.response.now(), hit.fd, file)
+        elif hit.blocks is not None and stored is not None:
+            client.begin(Activity.WORKING)
+            client.send_blocks(hit.response.now(), hit.blocks, stored.length)
+        else:
+            client.sendall(hit.response.now())
+    except TimeoutError:
+        raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
+    except RegistryError as error:
+        cause = error.__cause__
+        logger.warning("A response was cut off because its body could not be read: %s", error, exc_info=cause)
+        raise ConnectionResetError(errno.ECONNRESET, "the body could not be read") from None
+    finally:
+        if hit.fd is not None:
+            close_now(hit.fd)
+        if hit.blocks is not None:
+            close = getattr(hit.blocks, "close", None)
+            if close is not None:
+                close()
 
 
 def _forwarded(head: RequestHead) -> str:

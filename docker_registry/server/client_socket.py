@@ -7,7 +7,6 @@ The head of a request is received before gunicorn parses it, so that the respons
 
 from __future__ import annotations
 
-import errno
 import fcntl
 import logging
 import select
@@ -15,7 +14,7 @@ import socket as plain_socket
 import sys
 import termios
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, suppress
 from typing import Any, Final
 
@@ -23,12 +22,9 @@ import gevent
 from gevent import monkey
 from gunicorn.http.errors import LimitRequestHeaders
 
-from docker_registry.concurrency import close_now
-from docker_registry.errors import RegistryError
 from docker_registry.http.exchange import Exchange
 from docker_registry.server.connections import Activity
 from docker_registry.server.request_body import RequestBody
-from docker_registry.server.response_cache import Hit
 from docker_registry.server.sending_socket import SendingSocket
 
 logger = logging.getLogger(__name__)
@@ -102,6 +98,7 @@ class ClientSocket(SendingSocket):
     _activity = Activity.WAITING
     _body: RequestBody | None = None
     _tiny_pieces = 0  # consecutive tiny receives
+    _has_short_pieces = False  # whether the kernel collects them
 
     def begin(self, activity: Activity, body: RequestBody | None = None) -> None:
         """
@@ -110,6 +107,8 @@ class ClientSocket(SendingSocket):
         Args:
             body: body of the request whose processing begins; None between requests.
         """
+        if self._has_short_pieces:
+            self._stop_collecting()
         self._activity = activity
         self._body = body
         self._sent_bytes = 0
@@ -151,6 +150,9 @@ class ClientSocket(SendingSocket):
 
     def _received_bytes(self, body: RequestBody) -> int:
         return body.received_bytes
+
+    def _stop_collecting(self) -> None:
+        """Receive bytes as they arrive again."""
 
     def receive_body(self, buffer: memoryview, min_remaining: int, /) -> int:  # noqa: ARG002 - used by an override
         """
@@ -226,13 +228,17 @@ class ClientSocket(SendingSocket):
         self.begin(Activity.WAITING)
         return gevent.Timeout(seconds, False)  # type: ignore[arg-type] # False: end the block silently
 
-    def receive_head(self, *, takes_turns: bool = False) -> bytes | None:
+    def receive_head(self, seconds: float, *, takes_turns: bool = False) -> bytes | None:
         """
-        Receive the beginning of the next request; return None if gunicorn has buffered it already.
+        Receive the beginning of the next request.
 
         Args:
+            seconds: how long to wait for it.
             takes_turns: let other connections whose requests have arrived run first. This does not apply to the first
                 request of a connection, because a waiting connection counts as idle and may be closed.
+
+        Returns:
+            None if gunicorn has buffered it already; empty if it does not arrive.
         """
         self.head = None
         if self._ahead is not None:
@@ -240,10 +246,19 @@ class ClientSocket(SendingSocket):
             return received
         if self.unreader is not None and self.unreader.buf.getbuffer().nbytes:
             return None
-        if takes_turns and self._has_received:
-            self._wait_for_turn()
+        takes_turns = takes_turns and self._has_received
         self._has_received = True
-        return bytes(super().recv(_HEAD_BYTES))
+        return self._receive_head(seconds, takes_turns=takes_turns)
+
+    def _receive_head(self, seconds: float, *, takes_turns: bool) -> bytes:
+        """Receive with a limit for the time of all records of TLS together, which may arrive byte by byte."""
+        received = b""
+        self.settimeout(None)
+        with gevent.Timeout(seconds, False):  # type: ignore[arg-type] # False: end the block silently
+            if takes_turns:
+                self._wait_for_turn()
+            received = bytes(super().recv(_HEAD_BYTES))
+        return received  # noqa: RET504 - empty if the time is over
 
     @property
     def is_new(self) -> bool:
@@ -299,57 +314,12 @@ class ClientSocket(SendingSocket):
             self._head_bytes += len(received)
         return received
 
-    def send_cached(self, hit: Hit, silence_seconds: float) -> None:
-        """
-        Send a response of the cache, and close the file or the blocks with its body.
-
-        Args:
-            silence_seconds: after which time without a byte sent the transfer is aborted.
-
-        Raises:
-            OSError: the client disconnected or stopped reading, or the store failed while the body was read.
-        """
-        self.settimeout(silence_seconds)
-        self.answered_at = time.perf_counter()
-        file, stored = hit.response.file, hit.response.stored
-        try:
-            if hit.fd is not None and file is not None:
-                self.begin(Activity.WORKING)
-                self.send_file_slice(hit.response.now(), hit.fd, file)
-            elif hit.blocks is not None and stored is not None:
-                self.begin(Activity.WORKING)
-                self.send_blocks(hit.response.now(), hit.blocks, stored.length)
-            else:
-                self.sendall(hit.response.now())
-        except TimeoutError:
-            raise ConnectionResetError(errno.ECONNRESET, "the client has been silent for too long") from None
-        except RegistryError as error:
-            cause = error.__cause__
-            logger.warning("A response was cut off because its body could not be read: %s", error, exc_info=cause)
-            raise ConnectionResetError(errno.ECONNRESET, "the body could not be read") from None
-        finally:
-            if hit.fd is not None:
-                close_now(hit.fd)
-            if hit.blocks is not None:
-                close = getattr(hit.blocks, "close", None)
-                if close is not None:
-                    close()
-        self.settimeout(None)
-
 
 class PlainSocket(ClientSocket):
     """A client socket without TLS."""
 
     _more = plain_socket.MSG_MORE
-    _has_short_pieces = False
     _least_bytes = 1  # current SO_RCVLOWAT: received bytes that make the socket readable
-
-    def begin(self, activity: Activity, body: RequestBody | None = None) -> None:
-        """See :class:`ClientSocket`."""
-        if self._has_short_pieces:
-            self._collect(1)
-            self._has_short_pieces = False
-        super().begin(activity, body)
 
     def receive_body(self, buffer: memoryview, min_remaining: int, /) -> int:
         """
@@ -375,6 +345,10 @@ class PlainSocket(ClientSocket):
         except BlockingIOError:
             raise TimeoutError from None
 
+    def _stop_collecting(self) -> None:
+        self._collect(1)
+        self._has_short_pieces = False
+
     def _collect(self, least_bytes: int) -> None:
         if least_bytes != self._least_bytes:
             self._sock.setsockopt(plain_socket.SOL_SOCKET, plain_socket.SO_RCVLOWAT, least_bytes)  # type: ignore[attr-defined]
@@ -386,6 +360,16 @@ class PlainSocket(ClientSocket):
         unread = fcntl.ioctl(self.fileno(), termios.FIONREAD, bytes(4))
         return body.received_bytes + int.from_bytes(unread, sys.byteorder)
 
+    def _receive_head(self, seconds: float, *, takes_turns: bool) -> bytes:
+        """Receive with a timeout of the socket: it needs no timer for a request that has arrived."""
+        self.settimeout(seconds)
+        try:
+            if takes_turns:
+                self._wait_for_turn()
+            return bytes(SendingSocket.recv(self, _HEAD_BYTES))
+        except TimeoutError:
+            return b""
+
     def _wait_for_turn(self) -> None:
         # The event loop gets all readable connections in one call and resumes them in turn. Waiting first also saves
         # the recv that gevent would otherwise try before it waits.
@@ -396,12 +380,3 @@ class PlainSocket(ClientSocket):
             return int(self._sock.send(data, flags))  # type: ignore[attr-defined]
         except BlockingIOError:
             return 0
-
-
-def asks_to_close(headers: Iterable[tuple[str, str]]) -> bool:
-    """
-    Return whether a client requests that the connection be closed after the response (RFC 9112, section 9.6).
-
-    gunicorn compares the Connection header with a single word, but it is a list: ``close, TE``.
-    """
-    return any(name == "CONNECTION" and "close" in map(str.strip, value.lower().split(",")) for name, value in headers)

@@ -141,12 +141,15 @@ class Observation:
     def around(self, application: Application) -> Application:
         """Return an application that puts a :class:`RequestContext` into the environment of each request."""
 
+        has_proxies = bool(self.proxies)
+
         def observed(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
+            request_id, traceparent = environ.get("HTTP_X_REQUEST_ID"), environ.get("HTTP_TRACEPARENT")
             environ[CONTEXT] = RequestContext(
-                self.ids.adopt(environ.get("HTTP_X_REQUEST_ID", "")),
-                trace_id(environ.get("HTTP_TRACEPARENT", "")),
+                self.ids.adopt(request_id) if request_id else self.ids.new(),
+                trace_id(traceparent) if traceparent else "",
                 time.perf_counter(),
-                client=self.proxies.client_in(environ),
+                client=self.proxies.client_in(environ) if has_proxies else environ["REMOTE_ADDR"] or "",
             )
             return application(environ, start_response)
 
@@ -165,17 +168,17 @@ class Observation:
             return
         now = time.perf_counter()
         sock = response.sock
-        body = environ.get("wsgi.input")
         is_ours = isinstance(sock, ClientSocket)
+        target, authorization = environ["RAW_URI"], environ.get("HTTP_AUTHORIZATION")
         exchange = Exchange(
-            method=environ.get("REQUEST_METHOD", ""),
+            method=environ["REQUEST_METHOD"],
             route=context.route,
             repository=context.repository,
             reference=context.reference,
             digest=context.digest,
             status=int(response.status[:3]),
-            bytes_in=getattr(body, "content_bytes", 0),
-            bytes_out=response.sent + getattr(sock, "file_bytes", 0),
+            bytes_in=getattr(environ["wsgi.input"], "content_bytes", 0),
+            bytes_out=response.sent + (sock.file_bytes if is_ours else 0),
             seconds=now - context.began,
             first_byte_seconds=(sock.answered_at if is_ours and sock.answered_at > context.began else now)
             - context.began,
@@ -186,10 +189,10 @@ class Observation:
             client=context.client,
             user_agent=environ.get("HTTP_USER_AGENT", ""),
             upstream=context.upstream,
-            target=_redacted(environ.get("RAW_URI", "")),
-            protocol=environ.get("SERVER_PROTOCOL", ""),
+            target=_redacted(target) if "?" in target else target,
+            protocol=environ["SERVER_PROTOCOL"],
             referrer=environ.get("HTTP_REFERER", ""),
-            user=basic_user(environ.get("HTTP_AUTHORIZATION", "")),
+            user=basic_user(authorization) if authorization else "",
             traceparent=environ.get("HTTP_TRACEPARENT", ""),
             notes={},
         )

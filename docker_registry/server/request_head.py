@@ -14,7 +14,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from functools import lru_cache
 from typing import Any, Final
 
@@ -23,7 +23,7 @@ from gunicorn.http.unreader import IterUnreader
 from gunicorn.http.wsgi import WSGIErrorsWrapper, base_environ
 from gunicorn.util import unquote_to_wsgi_str
 
-from docker_registry.server.client_socket import ClientSocket, asks_to_close
+from docker_registry.server.client_socket import ClientSocket
 from docker_registry.server.request_body import ChunkedBody, LengthBody, RequestBody
 
 #: A complete head: a target in origin form without a fragment (RFC 9112, section 3.2.1), and fields whose names are
@@ -32,7 +32,7 @@ from docker_registry.server.request_body import ChunkedBody, LengthBody, Request
 #: ``-`` was replaced by ``_``.
 _HEAD: Final = re.compile(
     r"(GET|HEAD|POST|PUT|PATCH|DELETE|OPTIONS) ((/(?!/)[!\"$->@-~]*)(?:\?([!\"$-~]*))?) HTTP/1\.1\r\n"
-    r"((?:[!#$%&'*+.^`|~0-9A-Za-z-]{1,64}:[\t -~\x80-\xff]*(?<![ \t])\r\n)*)\r\n"
+    r"((?:[!#$%&'*+.^`|~0-9A-Za-z-]{1,64}:[\t -~\x80-\xff]*(?<![ \t])\r\n){0,100})\r\n"
 )
 
 #: One of its fields, in text that matches the expression above.
@@ -217,3 +217,12 @@ def can_parse(cfg: Any) -> bool:
         and cfg.http2_cleartext == "off"
         and not os.environ.get("SCRIPT_NAME")
     )
+
+
+def asks_to_close(headers: Iterable[tuple[str, str]]) -> bool:
+    """
+    Return whether a client requests that the connection be closed after the response (RFC 9112, section 9.6).
+
+    gunicorn compares the Connection header with a single word, but it is a list: ``close, TE``.
+    """
+    return any(name == "CONNECTION" and "close" in map(str.strip, value.lower().split(",")) for name, value in headers)

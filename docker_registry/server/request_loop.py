@@ -25,13 +25,13 @@ from docker_registry import dependencies
 from docker_registry.resources.time_slices import TimeSlices
 from docker_registry.server import lingering_close
 from docker_registry.server.access_log import AccessLog
-from docker_registry.server.cached_exchanges import CachedExchanges
-from docker_registry.server.client_socket import ClientSocket, asks_to_close
+from docker_registry.server.cached_exchanges import CachedExchanges, send_cached
+from docker_registry.server.client_socket import ClientSocket
 from docker_registry.server.connections import Activity, Connections
 from docker_registry.server.inflight import InflightRequests
 from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import RequestBody
-from docker_registry.server.request_head import ParsedRequest
+from docker_registry.server.request_head import ParsedRequest, asks_to_close
 from docker_registry.server.response_cache import ResponseCache
 from docker_registry.server.response_writer import ResponseWriter
 from docker_registry.server.turns import Turns
@@ -117,10 +117,9 @@ class RequestLoop:
         """
         for turn in itertools.count(1):
             is_first = client.is_new
-            received: bytes | None = b""
-            with client.waiting(self._worker.cfg.keepalive):
-                takes_turns = len(self._connections) > 1 or turn % _TURN_REQUESTS == 0
-                received = client.receive_head(takes_turns=takes_turns)
+            takes_turns = len(self._connections) > 1 or turn % _TURN_REQUESTS == 0
+            client.begin(Activity.WAITING)
+            received = client.receive_head(self._worker.cfg.keepalive, takes_turns=takes_turns)
             if received is None:
                 return
             if self._answer_from_cache(client, received):
@@ -139,9 +138,9 @@ class RequestLoop:
 
     def _answer_from_cache(self, client: ClientSocket, received: bytes) -> bool:
         """Send the cached response to a request; return False if there is none."""
-        # Cached responses keep the connection open, so a worker that stops or drains must not send them.
-        is_usable = self._worker.alive and not self._worker.is_draining
-        if self._cache is None or not is_usable or not received.startswith((b"GET ", b"HEAD ")):
+        if self._cache is None or not received.startswith((b"GET ", b"HEAD ")):
+            return False
+        if not self._worker.alive or self._worker.is_draining:  # cached responses keep the connection open
             return False
         began = time.perf_counter()
         hit = self._cache.find(received, client.identity)
@@ -150,10 +149,10 @@ class RequestLoop:
             hit = self._cache.open_stored(hit)
         if hit is None:
             return False
-        self._inflight.saw(client.fileno())
+        self._inflight.saw(id(client))
         is_complete = False
         try:
-            client.send_cached(hit, self._worker.silence_seconds)
+            send_cached(client, hit, self._worker.silence_seconds)
             is_complete = True
         finally:
             self._cached_exchanges.report(hit, client, began, is_complete=is_complete)
@@ -177,8 +176,7 @@ class RequestLoop:
         client.settimeout(worker.silence_seconds)
         client.exchange = None
         client.begin(Activity.WORKING, body)
-        client.begin_answer()
-        self._inflight.begin(client.fileno())
+        self._inflight.begin(id(client))
         try:
             goes_on = self._answer(request, client, server, address)
             if body.is_cut_off:
@@ -190,8 +188,6 @@ class RequestLoop:
                 goes_on = lingering_close.drain(body, client) and goes_on
         finally:
             self._inflight.end()
-        client.settimeout(None)
-        client.begin(Activity.WAITING)
         if not goes_on or not (worker.alive or worker.is_replaced):
             raise StopIteration
         if client.has_next:

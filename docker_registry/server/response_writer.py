@@ -89,7 +89,7 @@ class ResponseWriter(Response):  # type: ignore[misc]
             f"HTTP/{major}.{minor} {self.status}\r\n{_server_and_date(int(time.time()))}"
             f"Connection: {connection}\r\n{coding}{lines}\r\n"
         )
-        self.sock.sendall(head.encode("latin-1"))
+        self.sock.send_head(head.encode("latin-1"))
         self.headers_sent = True
 
     def write(self, data: bytes) -> None:

@@ -83,7 +83,6 @@ class SendingSocket(socket.socket):
     unsent: MemoryBudget | None = None
     _copy: bytearray | None = None
     _copied_body: FileSlice | StoredBody | None = None
-    _holds_next = False
     _held = b""
     _sent_bytes = 0
     _is_sending = False
@@ -106,29 +105,23 @@ class SendingSocket(socket.socket):
         copied, self._copy = self._copy, None
         return None if copied is None else bytes(copied), self._copied_body
 
-    def begin_answer(self) -> None:
-        """Hold back the next send, the response head, and join it with the send after it."""
-        self._holds_next = True
+    def send_head(self, head: bytes) -> None:
+        """Send a response head together with what is sent next, or at :meth:`end_answer`."""
+        if self._copy is not None:
+            self._copy_bytes(head)
+        self._held = head
+        self.answered_at = time.perf_counter()
 
     def end_answer(self) -> None:
         """Send the response head if it is still held back because the response has no body."""
-        self._holds_next = False
         if self._held:
             head, self._held = self._held, b""
             self._send_all(head, 0)
 
     def sendall(self, data: Any, flags: int = 0) -> None:
-        """Send all of *data*, preceded by the response head if that was held back."""
+        """Send all of *data*, preceded by the response head if that is held back."""
         if self._copy is not None:
-            if len(self._copy) + len(data) > MAX_COPY_BYTES or self._copied_body is not None:
-                self._copy = None
-            else:
-                self._copy += data
-        if self._holds_next:
-            self._holds_next = False
-            self._held = bytes(data)
-            self.answered_at = time.perf_counter()
-            return
+            self._copy_bytes(data)
         if self._held:
             head, self._held = self._held, b""
             if len(data) <= JOINED_BYTES:
@@ -205,6 +198,12 @@ class SendingSocket(socket.socket):
         """Send the held response head and *data*; the kernel joins them with the first bytes of the file."""
         head, self._held = self._held, b""
         self._send_all(head + data, self._more)
+
+    def _copy_bytes(self, data: Any) -> None:
+        if self._copy is None or len(self._copy) + len(data) > MAX_COPY_BYTES or self._copied_body is not None:
+            self._copy = None
+        else:
+            self._copy += data
 
     def _copy_file(self, file: Any, offset: int, count: int) -> None:
         if self._copy is None:

@@ -281,8 +281,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             return context
         if self._cache is not None or client.parser is not None:
             self._loop.run(client)
-            if client.has_head:
-                return nullcontext()
+        client.settimeout(None)
+        if client.has_head:
+            return nullcontext()
         return client.limited_head(self.cfg.keepalive)
 
     def _end_connections_at_the_end(self) -> None:

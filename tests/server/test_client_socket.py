@@ -20,7 +20,7 @@ from docker_registry.server.client_socket import PlainSocket
 
 def serve(name, server, order):
     for _ in range(5):
-        order.append(name + server.receive_head(takes_turns=True).decode())
+        order.append(name + server.receive_head(60, takes_turns=True).decode())
 
 order, greenlets, clients = [], [], []
 for name in "ab":
@@ -68,7 +68,7 @@ for number in range(20_000):
 complete, pieces = receiving.get()
 server.begin(Activity.WAITING)
 client.send(b"GET")
-head = server.receive_head()
+head = server.receive_head(1)
 client.send(b"x")
 receiving = gevent.spawn(receive, 20_000)
 gevent.sleep(0.1)
@@ -97,8 +97,7 @@ for is_arriving in (False, True):
     client, server = socket.socketpair()
     server = PlainSocket(server.family, server.type, server.proto, fileno=server.detach())
     server.begin(Activity.WORKING)
-    server.begin_answer()
-    server.sendall(b"head ")
+    server.send_head(b"head ")
     with tempfile.TemporaryFile() as file:
         file.write(b"onlytext")
         file.flush()
@@ -113,6 +112,7 @@ for is_arriving in (False, True):
 STORED = """
 import logging, socket, ssl
 from docker_registry.errors import StorageUnavailable
+from docker_registry.server.cached_exchanges import send_cached
 from docker_registry.server.client_socket import PlainSocket
 from docker_registry.server.response_cache import CachedResponse, Hit
 from docker_registry.server.sending_socket import StoredBody
@@ -136,7 +136,7 @@ for contents, length in (
     server = PlainSocket(server.family, server.type, server.proto, fileno=server.detach())
     response = CachedResponse(b"head ", b" ", None, None, stored=StoredBody(None, length))
     try:
-        server.send_cached(Hit(response, None, None, None, blocks(*contents)), 60)
+        send_cached(server, Hit(response, None, None, None, blocks(*contents)), 60)
         ended = "sent"
     except ConnectionResetError:
         ended = "failed"
@@ -149,7 +149,7 @@ client, server = socket.socketpair()
 server = PlainSocket(server.family, server.type, server.proto, fileno=server.detach())
 response = CachedResponse(b"head ", b" ", None, None, stored=StoredBody(None, 10**7))
 try:
-    server.send_cached(Hit(response, None, None, None, iter([b"x" * 10**7])), 0.01)
+    send_cached(server, Hit(response, None, None, None, iter([b"x" * 10**7])), 0.01)
 except ConnectionResetError:
     counted = server.file_bytes
 server.close()
@@ -166,8 +166,7 @@ for length in (0, 3, 65_000, 70_000):
     client, server = socket.socketpair()
     server = PlainSocket(server.family, server.type, server.proto, fileno=server.detach())
     server.begin_copy()
-    server.begin_answer()
-    server.sendall(b"head ")
+    server.send_head(b"head ")
     blocks = iter([b"x" * length] if length else [])
     server.sendfile(SegmentedBody(blocks, lambda: iter(())), count=length)
     copied, body = server.end_copy()

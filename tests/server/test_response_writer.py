@@ -99,6 +99,7 @@ def written(tmp_path):
                     response.close()
                 except Exception as raised:  # noqa: BLE001 - compared with that of gunicorn
                     error = type(raised), str(raised)
+            server.end_answer()
             server.shutdown(socket.SHUT_WR)
             wire = b"".join(iter(lambda: client.recv(65536), b""))
             facts = (
