@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ipaddress
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import lru_cache
 from typing import Any, Final
 
@@ -16,10 +16,10 @@ Network = ipaddress.IPv4Network | ipaddress.IPv6Network
 #: The entry for connections by a Unix socket.
 UNIX: Final = "unix"
 
-#: Longer headers are ignored: a chain has a few addresses.
+#: Of a longer header, only the end is read: a chain has a few addresses.
 _MAX_CHARACTERS: Final = 1024
 
-#: The node of ``for=`` in the header Forwarded (RFC 7239, section 4).
+#: The node of ``for=`` in an element of the header Forwarded (RFC 7239, section 4).
 _FORWARDED_FOR: Final = re.compile(
     r'(?:^|[;,\s])for=(?:"\[?([0-9a-f:.]+)\]?(?::\d+)?"|([0-9.]+)(?::\d+)?)', re.IGNORECASE
 )
@@ -75,10 +75,10 @@ class TrustedProxies:
             peer: address of the other end of the connection; empty for a Unix socket.
             forwarded: value of X-Forwarded-For or Forwarded.
         """
-        if not forwarded or len(forwarded) > _MAX_CHARACTERS or not self.is_trusted(peer):
+        if not forwarded or not self.is_trusted(peer):
             return peer
         client = peer
-        for address in reversed(_addresses(forwarded)):
+        for address in _addresses(forwarded):
             try:
                 client = str(ipaddress.ip_address(address))
             except ValueError:
@@ -95,19 +95,23 @@ class TrustedProxies:
         return parsed is not None and any(parsed in network for network in self._networks)
 
 
-def _addresses(forwarded: str) -> list[str]:
-    """Return the addresses in a header, without ports."""
-    if "=" in forwarded:
-        return [quoted or plain for quoted, plain in _FORWARDED_FOR.findall(forwarded)]
-    found = []
-    for part in forwarded.split(","):
-        text = part.strip()
-        if text.startswith("["):
-            text = text[1:].partition("]")[0]
-        elif text.count(":") == 1:
-            text = text.partition(":")[0]
-        found.append(text)
-    return found
+def _addresses(forwarded: str) -> Iterator[str]:
+    """Yield the addresses in a header from the right, without ports; other texts for elements without an address."""
+    elements = forwarded[-_MAX_CHARACTERS:].split(",")
+    if len(forwarded) > _MAX_CHARACTERS:
+        del elements[0]  # only a part of it was read
+    for element in reversed(elements):
+        # Each element by itself: a client may send an X-Forwarded-For that looks like Forwarded.
+        yield _address_in(element.strip())
+
+
+def _address_in(element: str) -> str:
+    if "=" in element:
+        found = _FORWARDED_FOR.search(element)
+        return "" if found is None else found[1] or found[2]
+    if element.startswith("["):
+        return element[1:].partition("]")[0]
+    return element.partition(":")[0] if element.count(":") == 1 else element
 
 
 def parse_address(text: str | None) -> Address | None:
