@@ -81,7 +81,7 @@ class ListingCache:
         if version is None:
             self._evict(folder)
             return self._read(folder, read, deep=deep)
-        with self._locks.hold(folder):  # concurrent requests wait for the first one, which reads the folder for all
+        with self._locks.hold((folder, version)):  # the first of concurrent requests reads this version for all
             names = self._find(folder, version)
             if names is None:
                 names = self._read(folder, read, deep=deep)

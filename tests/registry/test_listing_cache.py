@@ -110,6 +110,20 @@ class TestListings:
         listings.names("y", self.read)
         assert first is listings.names("x", self.read)
 
+    def test_of_a_newer_version_are_not_delayed_by_a_slow_listing_of_an_older_one(self, driver):
+        versions, both_are_listing = iter("12"), threading.Barrier(2)
+        driver.folder_version = lambda path: next(versions)
+        driver.list_directory = lambda path: iter([f"folder/{both_are_listing.wait(60)}"])
+        listings, found = ListingCache(driver), []
+        requests = [
+            threading.Thread(target=lambda: found.append(listings.names("folder", self.read))) for _ in range(2)
+        ]
+        for request in requests:
+            request.start()
+        for request in requests:
+            request.join(120)
+        assert [["0"], ["1"]] == sorted(found)
+
     def test_are_in_order_however_many_there_are(self, driver):
         names = [f"{number * 7919 % 20_011:05}" for number in range(20_011)]
         driver.list_directory = lambda path: (f"folder/{name}" for name in names)
