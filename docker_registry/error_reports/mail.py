@@ -120,12 +120,12 @@ class MailServer:
         """
         try:
             context = ssl.create_default_context(cafile=None if self.ca_file is None else str(self.ca_file))
-        except (OSError, ssl.SSLError) as error:
+        except (OSError, ValueError) as error:  # ValueError: the path contains a NUL
             raise ConfigError(f"email_exceptions.smtp_ca: {self.ca_file} cannot be used: {error}.") from None
         if self.key_file is not None:
             try:
                 context.load_cert_chain(self.key_file)
-            except (OSError, ssl.SSLError) as error:
+            except (OSError, ValueError) as error:
                 raise ConfigError(
                     "email_exceptions.smtp_secure must be true, false, or the path of a PEM file with a key and a "
                     f"certificate; {self.key_file} cannot be used: {error}."

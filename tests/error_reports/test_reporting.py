@@ -215,6 +215,7 @@ class TestInvalidSettings:
             ("smtp_login and smtp_password", {"smtp_login": "me"}),
             ("smtp_secure", {"smtp_secure": "/no/file"}),
             ("smtp_secure", {"smtp_secure": "~unknown/file"}),
+            ("smtp_secure", {"smtp_secure": "a\0b"}),
             ("smtp_ca", {"smtp_secure": "true", "smtp_ca": "/no/file"}),
             ("to_addr", {"to_addr": "nobody"}),
             ("to_addr", {"to_addr": "a@b.c\nBcc: d@e.f"}),
