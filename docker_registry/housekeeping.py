@@ -80,7 +80,7 @@ def _run(services: Services) -> None:
 
 
 def run_due_work(services: Services) -> None:
-    """Take all steps of housekeeping that no other process takes; one that fails is logged and prevents no other."""
+    """Run the steps of housekeeping, unless another process does; log a step that fails, and run the others."""
     failed = "housekeeping failed and will be retried"
     steps = [_fill_search_index]
     with _failure_logged(failed):

@@ -16,7 +16,7 @@ from functools import lru_cache
 from itertools import chain, islice
 from typing import Final, NamedTuple
 
-from docker_registry.drivers.cache.leased import LeasedCache, Lookup
+from docker_registry.drivers.cache.leased import KEPT_FOLDERS, LeasedCache, Lookup
 from docker_registry.drivers.paths import check_path, folders_above
 
 #: How long a fact may be outdated after a host has written to the store without reaching Redis.
@@ -256,7 +256,7 @@ class Invalidation:
         return [] if self._has_folder_versions else [*_folder_versions(path.rpartition("/")[0])]
 
 
-@lru_cache(maxsize=1024)  # a request changes several files of a folder, each twice
+@lru_cache(maxsize=KEPT_FOLDERS)  # a request changes several files of a folder, each twice
 def _folder_versions(folder: str) -> tuple[tuple[str, str], ...]:
     """Return the entries of the versions of a folder and of those that contain it."""
     return tuple([(FOLDER, each) for each in ("", *folders_above(folder and f"{folder}/"))])

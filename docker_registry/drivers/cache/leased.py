@@ -43,6 +43,9 @@ if TYPE_CHECKING:
 #: Lifetime of a lease: a value that is read from the store later than this after the first lookup is not cached.
 _LEASE_MILLISECONDS: Final = 10_000
 
+#: The number of folders whose keys are kept. Those of a repository with the deepest name take 35 KB.
+KEPT_FOLDERS: Final = 256
+
 
 class Lookup(NamedTuple):
     """
@@ -285,7 +288,7 @@ def sum_of(values: Iterable[bytes]) -> bytes:
     return total.hexdigest().encode()
 
 
-@lru_cache(maxsize=1024)  # a request looks up and changes several files of a folder, each more than once
+@lru_cache(maxsize=KEPT_FOLDERS)  # a request looks up and changes several files of a folder, each more than once
 def _generations(prefix: str, folder: str) -> tuple[str, ...]:
     """Return the keys of the generations of a folder and of those that contain it, the root first."""
     return tuple([f"{prefix}:g:{each}" for each in ("", *folders_above(folder and f"{folder}/"))])

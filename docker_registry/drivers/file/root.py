@@ -41,6 +41,9 @@ _ENCODING: Final = sys.getfilesystemencoding()
 #: How often a folder that others remove is created again. Each attempt means that another process has made progress.
 _MAX_TRIES: Final = 1000
 
+#: The number of locations that are kept: a request opens a path and the folder above it several times.
+_LOCATIONS: Final = 1024
+
 #: Opens a folder.
 FOLDER: Final = os.O_RDONLY | os.O_DIRECTORY
 
@@ -52,9 +55,6 @@ NOT_THERE: Final = {errno.ENOENT, errno.ENOTDIR, errno.EISDIR, errno.ELOOP}
 
 _FULL: Final = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _AWAY: Final = {errno.ESTALE, errno.ETIMEDOUT, errno.EHOSTDOWN, errno.ENOTCONN}
-#: The number of locations that are kept: a request opens a path and the folder above it several times.
-_LOCATIONS: Final = 1024
-
 _IN_THE_WAY: Final = {errno.EEXIST, errno.ENOTDIR, errno.EISDIR, errno.ELOOP, errno.ENOTEMPTY}
 
 

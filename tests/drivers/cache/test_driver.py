@@ -6,6 +6,7 @@ import secrets
 import shutil
 import subprocess
 import sys
+import tracemalloc
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 pytest.importorskip("redis", reason="redis is not installed")
 
 from docker_registry.drivers.base import StorageDriver
+from docker_registry.drivers.cache import invalidation, leased
 from docker_registry.drivers.cache.circuit_breaker import CircuitBreaker
 from docker_registry.drivers.cache.connection import RedisAddress, connect
 from docker_registry.drivers.cache.driver import CachedDriver
@@ -539,6 +541,20 @@ class TestAFolder:
         assert (True, True) == (reader.exists("a"), reader.exists("a/b"))
         change(writer)
         assert (False, False) == (reader.exists("a"), reader.exists("a/b"))
+
+
+class TestTheKeysOfFolders:
+    def test_take_little_memory_however_deep_the_names_of_repositories_are(self):
+        deep = f"docker/registry/v2/repositories/{'a/' * 120}"
+        tracemalloc.start()
+        try:
+            for number in range(300):
+                leased._generations("docker-registry:{identity}", f"{deep}{number}/_layers")
+                invalidation._folder_versions(f"{deep}{number}/_layers")
+            kept_bytes, _ = tracemalloc.get_traced_memory()
+        finally:
+            tracemalloc.stop()
+        assert 18 * 1024 * 1024 > kept_bytes
 
 
 class TestTwoStoresInOneRedis:
