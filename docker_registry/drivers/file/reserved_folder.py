@@ -25,8 +25,10 @@ from __future__ import annotations
 import errno
 import fcntl
 import os
+import random
 import re
 import secrets
+import time
 import zlib
 from collections import deque
 from collections.abc import Sequence
@@ -63,7 +65,7 @@ KEYS: Final = ("docker/registry/v2/_v1/token-key",)
 FAIR_LOCK_NAMES: Final = ("gate", "lock")
 
 #: Opening a pipe must not block; a pipe can be locked like a file.
-_LOCK_FLAGS: Final = os.O_CREAT | os.O_NONBLOCK | os.O_NOFOLLOW
+_LOCK_FLAGS: Final = os.O_NONBLOCK | os.O_NOFOLLOW
 
 #: Errors for a folder, a symbolic link and a socket.
 _NO_FILE: Final = {errno.EISDIR, errno.ELOOP, errno.ENXIO}
@@ -93,8 +95,13 @@ class Staging:
             os.mkdir(self.subfolders[-1])
 
     def new(self) -> str:
-        """Return an unused path in one of the subfolders."""
-        name = os.urandom(16).hex()
+        """
+        Return an unused path in one of the subfolders.
+
+        The name needs no secret: it costs no system call, and the time makes it unique also where a program has seeded
+        the random numbers.
+        """
+        name = f"{random.getrandbits(64):016x}{time.time_ns():016x}"
         return f"{self.subfolders[int(name[0], 16)]}/{name}"
 
     def create(self, mode: int = SHARED) -> tuple[str, int]:
@@ -267,7 +274,7 @@ def open_lock(location: str) -> int:
         StorageError: something else than a file has its name.
     """
     try:
-        return os.open(location, os.O_RDONLY | _LOCK_FLAGS, 0o644)
+        return os.open(location, os.O_RDONLY | os.O_CREAT | _LOCK_FLAGS, 0o644)
     except OSError as error:
         raise not_a_lock(location, error) from None
 
@@ -282,7 +289,10 @@ def not_a_lock(location: str, error: OSError) -> Exception:
 
 def _open_writable(location: str) -> int:
     try:
-        return os.open(location, os.O_RDWR | _LOCK_FLAGS, 0o644)
+        return os.open(location, os.O_RDWR | _LOCK_FLAGS)
+    except FileNotFoundError:  # its first use; with O_CREAT, each use would take a third longer
+        close_now(open_lock(location))
+        return _open_writable(location)
     except OSError:  # perhaps another user owns it; only NFS needs write access for an exclusive lock
         return open_lock(location)
 
