@@ -278,6 +278,8 @@ def without_value(name: str) -> str:
 
 
 def _absolute(text: str) -> Path:
+    if "\0" in text:
+        raise ValueError("contains a NUL character")
     try:
         return Path(text).expanduser().absolute()
     except RuntimeError:

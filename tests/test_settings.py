@@ -185,6 +185,9 @@ class TestPath:
     def test_of_an_unknown_user_is_rejected(self):
         assert "begins with ~, but that user has no home folder" == refusal(self.ROW, "~no-such-user-here/x")
 
+    def test_with_a_nul_is_rejected(self):
+        assert "contains a NUL character" == refusal(self.ROW, "a\0b")
+
 
 class TestARefusal:
     @pytest.mark.parametrize("raw", ["s3cret", ["s3cret", {}], {"s3cret": "s3cret"}])
