@@ -134,6 +134,7 @@ def send_cached(client: ClientSocket, hit: Hit, silence_seconds: float) -> None:
             close = getattr(hit.blocks, "close", None)
             if close is not None:
                 close()
+    client.settimeout(None)
 
 
 def _forwarded(head: RequestHead) -> str:

@@ -15,7 +15,7 @@ import sys
 import termios
 import time
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import contextmanager, suppress
 from typing import Any, Final
 
 import gevent
@@ -208,37 +208,23 @@ class ClientSocket(SendingSocket):
             return bool(is_reset) or time.monotonic() - self.active_since >= HALF_CLOSED_SECONDS
         return False
 
-    def first_byte(self, waiting: AbstractContextManager[None]) -> bytes:
-        """
-        Wait for the first byte of the connection and return it without consuming it; empty if none arrives.
-
-        Args:
-            waiting: limits the time for it.
-        """
-        first = b""
+    def first_byte(self) -> bytes:
+        """Wait for the first byte of the connection and return it without consuming it; empty if none arrives."""
         try:
-            with waiting:
-                first = self.recv(1, plain_socket.MSG_PEEK)
+            return self.recv(1, plain_socket.MSG_PEEK)
         except OSError:  # closed by the client
-            pass
-        return first
+            return b""
 
-    def waiting(self, seconds: float) -> AbstractContextManager[Any]:
-        """Mark the connection as idle, and return a context that ends after this time, without an exception."""
-        self.begin(Activity.WAITING)
-        return gevent.Timeout(seconds, False)  # type: ignore[arg-type] # False: end the block silently
-
-    def receive_head(self, seconds: float, *, takes_turns: bool = False) -> bytes | None:
+    def receive_head(self, *, takes_turns: bool = False) -> bytes | None:
         """
         Receive the beginning of the next request.
 
         Args:
-            seconds: how long to wait for it.
             takes_turns: let other connections whose requests have arrived run first. This does not apply to the first
                 request of a connection, because a waiting connection counts as idle and may be closed.
 
         Returns:
-            None if gunicorn has buffered it already; empty if it does not arrive.
+            None if gunicorn has buffered it already; empty at the end of file, or when the connection is ended.
         """
         self.head = None
         if self._ahead is not None:
@@ -246,19 +232,10 @@ class ClientSocket(SendingSocket):
             return received
         if self.unreader is not None and self.unreader.buf.getbuffer().nbytes:
             return None
-        takes_turns = takes_turns and self._has_received
+        if takes_turns and self._has_received:
+            self._wait_for_turn()
         self._has_received = True
-        return self._receive_head(seconds, takes_turns=takes_turns)
-
-    def _receive_head(self, seconds: float, *, takes_turns: bool) -> bytes:
-        """Receive with a limit for the time of all records of TLS together, which may arrive byte by byte."""
-        received = b""
-        self.settimeout(None)
-        with gevent.Timeout(seconds, False):  # type: ignore[arg-type] # False: end the block silently
-            if takes_turns:
-                self._wait_for_turn()
-            received = bytes(super().recv(_HEAD_BYTES))
-        return received  # noqa: RET504 - empty if the time is over
+        return bytes(super().recv(_HEAD_BYTES))
 
     @property
     def is_new(self) -> bool:
@@ -287,12 +264,11 @@ class ClientSocket(SendingSocket):
         self.head = self._ahead = received
 
     @contextmanager
-    def limited_head(self, seconds: float) -> Iterator[None]:
-        """Limit the time of the block, and the bytes received during it, the head of a request, to MAX_HEAD_BYTES."""
+    def limited_head(self) -> Iterator[None]:
+        """Limit the bytes received during the block, the head of a request, to MAX_HEAD_BYTES."""
         self._head_bytes = 0
         try:
-            with self.waiting(seconds):
-                yield
+            yield
         finally:
             self._head_bytes = None
 
@@ -359,16 +335,6 @@ class PlainSocket(ClientSocket):
             return body.received_bytes
         unread = fcntl.ioctl(self.fileno(), termios.FIONREAD, bytes(4))
         return body.received_bytes + int.from_bytes(unread, sys.byteorder)
-
-    def _receive_head(self, seconds: float, *, takes_turns: bool) -> bytes:
-        """Receive with a timeout of the socket: it needs no timer for a request that has arrived."""
-        self.settimeout(seconds)
-        try:
-            if takes_turns:
-                self._wait_for_turn()
-            return bytes(SendingSocket.recv(self, _HEAD_BYTES))
-        except TimeoutError:
-            return b""
 
     def _wait_for_turn(self) -> None:
         # The event loop gets all readable connections in one call and resumes them in turn. Waiting first also saves

@@ -13,6 +13,7 @@ import itertools
 import logging
 import socket
 import time
+from collections.abc import Sized
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -22,12 +23,13 @@ from gunicorn.http import wsgi
 from gunicorn.workers.base_async import ALREADY_HANDLED
 
 from docker_registry import dependencies
+from docker_registry.http.health import Health
 from docker_registry.resources.time_slices import TimeSlices
 from docker_registry.server import lingering_close
 from docker_registry.server.access_log import AccessLog
 from docker_registry.server.cached_exchanges import CachedExchanges, send_cached
 from docker_registry.server.client_socket import ClientSocket
-from docker_registry.server.connections import Activity, Connections
+from docker_registry.server.connections import Activity
 from docker_registry.server.inflight import InflightRequests
 from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import RequestBody
@@ -62,10 +64,6 @@ class Worker(Protocol):
     wsgi: Any
 
     @property
-    def is_draining(self) -> bool:
-        """Whether the server is stopping but still accepts connections."""
-
-    @property
     def is_replaced(self) -> bool:
         """Whether the worker stops but the server goes on."""
 
@@ -79,8 +77,9 @@ class RequestLoop:
         cache: ResponseCache | None,
         observation: Observation,
         inflight: InflightRequests,
-        connections: Connections,
+        clients: Sized,
         turns: Turns,
+        health: Health | None,
     ) -> None:
         """
         Args:
@@ -88,16 +87,18 @@ class RequestLoop:
             cache: of responses, if it is permitted.
             observation: each exchange is reported to it.
             inflight: each request in progress is reported to it.
-            connections: of the worker.
-            turns: of its new connections.
+            clients: the connected clients.
+            turns: of new connections.
+            health: tells whether the server is stopping but still accepts connections.
         """
         self._worker = worker
         self._cache = cache
         self._observation = observation
         self._cached_exchanges = CachedExchanges(observation)
         self._inflight = inflight
-        self._connections = connections
+        self._clients = clients
         self._turns = turns
+        self._health = health
         self._slices = TimeSlices()
         cfg, log = worker.cfg, worker.log
         is_ours = isinstance(log, AccessLog)
@@ -117,9 +118,9 @@ class RequestLoop:
         """
         for turn in itertools.count(1):
             is_first = client.is_new
-            takes_turns = len(self._connections) > 1 or turn % _TURN_REQUESTS == 0
+            takes_turns = len(self._clients) > 1 or turn % _TURN_REQUESTS == 0
             client.begin(Activity.WAITING)
-            received = client.receive_head(self._worker.cfg.keepalive, takes_turns=takes_turns)
+            received = client.receive_head(takes_turns=takes_turns)
             if received is None:
                 return
             if self._answer_from_cache(client, received):
@@ -140,7 +141,8 @@ class RequestLoop:
         """Send the cached response to a request; return False if there is none."""
         if self._cache is None or not received.startswith((b"GET ", b"HEAD ")):
             return False
-        if not self._worker.alive or self._worker.is_draining:  # cached responses keep the connection open
+        is_draining = self._health is not None and self._health.is_draining
+        if is_draining or not self._worker.alive:  # cached responses keep the connection open
             return False
         began = time.perf_counter()
         hit = self._cache.find(received, client.identity)
@@ -188,6 +190,7 @@ class RequestLoop:
                 goes_on = lingering_close.drain(body, client) and goes_on
         finally:
             self._inflight.end()
+        client.settimeout(None)
         if not goes_on or not (worker.alive or worker.is_replaced):
             raise StopIteration
         if client.has_next:
@@ -234,7 +237,8 @@ class RequestLoop:
                 environ["wsgi.multithread"] = True
                 is_last = request.should_close() or asks_to_close(request.headers)
             self._count()
-            response.must_close = is_last or not worker.alive or not worker.cfg.keepalive or worker.is_draining
+            is_draining = self._health is not None and self._health.is_draining
+            response.must_close = is_last or is_draining or not worker.alive or not worker.cfg.keepalive
             self._send(request, environ, response)
             return not response.should_close()
         except OSError:

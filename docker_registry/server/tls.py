@@ -10,7 +10,6 @@ import hashlib
 import logging
 import ssl as plain_ssl
 from collections.abc import Callable
-from contextlib import AbstractContextManager
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -20,7 +19,6 @@ from gevent import socket, ssl
 from docker_registry import dependencies
 from docker_registry.errors import ConfigError
 from docker_registry.server.client_socket import ClientSocket
-from docker_registry.server.connections import Activity
 from docker_registry.server.sending_socket import SLICE_BYTES
 
 logger = logging.getLogger(__name__)
@@ -171,27 +169,21 @@ class TlsSocket(ClientSocket, ssl.SSLSocket):  # type: ignore[misc] # gevent's o
     sends_segments = False
     _turn_bytes = 0  # sent since other greenlets ran
 
-    def shake_hands(self, waiting: AbstractContextManager[None], log: Any) -> bool:
+    def shake_hands(self, log: Any) -> bool:
         """
-        Do the TLS handshake; if it fails or takes too long, close the connection and return False.
+        Do the TLS handshake; if it fails, close the connection and return False.
 
         Args:
-            waiting: limits the time for it.
             log: gunicorn's.
         """
-        is_done = False
         try:
-            with waiting:
-                self.do_handshake()
-                self._identify()
-                is_done = True
+            self.do_handshake()
+            self._identify()
         except OSError as error:
             log.debug("TLS handshake with %s failed: %s", self.address, error)
-        if not is_done:
             self.close()
-        elif self.selected_alpn_protocol() == "h2":
-            self.begin(Activity.WORKING)  # gunicorn's HTTP/2 code has its own timeouts
-        return is_done
+            return False
+        return True
 
     def _identify(self) -> None:
         """Record the identity of the client's certificate."""

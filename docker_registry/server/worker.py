@@ -19,6 +19,7 @@ The gunicorn worker: gevent's worker, extended for a registry.
 from __future__ import annotations
 
 import gc
+import itertools
 import mmap
 import os
 import signal
@@ -65,6 +66,11 @@ _REPLACED_IDLE_SECONDS: Final = 5.0
 #: A worker of a server that stops closes idle connections after this time, which is long enough for the request of a
 #: connection that was just accepted to arrive.
 _STOPPED_IDLE_SECONDS: Final = 0.5
+
+
+#: How often a worker that stops looks for connections to end, and after how many such intervals any other one does.
+_INTERVAL_SECONDS: Final = 0.2
+_INTERVALS: Final = 5
 
 
 class RegistryWorker(GeventWorker):  # type: ignore[misc]
@@ -141,7 +147,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         name_lookups.use_own_threads()
         self._observe()
         gc.freeze()  # objects that exist now live as long as the worker; exclude them from garbage collection
-        gevent.spawn(self._end_connections_at_the_end)
+        gevent.spawn(self._end_connections)
         self.server_class = self._acceptor
         try:
             super().run()
@@ -179,7 +185,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         signal cuts the delay short.
         """
         stopping = getattr(self.app, "stopping", b"\0")
-        if self._health is None or not stopping[0] or sig != signal.SIGTERM or self.is_draining:
+        if self._health is None or not stopping[0] or sig != signal.SIGTERM or self._health.is_draining:
             super().handle_exit(sig, frame)
             return
         self._health.is_draining = True
@@ -198,7 +204,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             collector.watch_connections(lambda: (len(self._connections), self.worker_connections))
             collector.watch_exchanges(self._observation.deliver)
         self.wsgi = self._observation.connect(self.wsgi, log)
-        self._loop = RequestLoop(self, self._cache, self._observation, self._inflight, self._connections, self._turns)
+        self._loop = RequestLoop(
+            self, self._cache, self._observation, self._inflight, self._clients, self._turns, self._health
+        )
         self.cfg.__dict__["post_request"] = self._observation.reporting(self.cfg.post_request)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:
@@ -220,14 +228,15 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         finally:
             self._connections.remove(client)
             del self._clients[greenlet]
+            client.parser = client.request = None  # they refer to the socket
 
     def _serve(self, listener: Any, client: ClientSocket, addr: Any) -> None:
         if self._connections.is_one_too_many(client):
             lingering_close.refuse_connection(client)
         elif isinstance(client, TlsSocket):
-            if client.shake_hands(client.waiting(self.cfg.keepalive), self.log):
+            if client.shake_hands(self.log):
                 super().handle(listener, client, addr)
-        elif not (first := client.first_byte(client.waiting(self.cfg.keepalive))):
+        elif not (first := client.first_byte()):
             client.close()
         elif first == lingering_close.TLS_HELLO:
             lingering_close.refuse_tls(client)
@@ -264,31 +273,33 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         stopping = getattr(self.app, "stopping", None)
         return not self.alive and stopping is not None and not stopping[0]
 
-    @property
-    def is_draining(self) -> bool:
-        """Whether the server is stopping but still accepts connections (the drain delay)."""
-        return self._health is not None and self._health.is_draining
-
     def timeout_ctx(self) -> AbstractContextManager[Any]:
         """
-        Return the context in which gunicorn receives the next request: it limits the time and the length of its head.
+        Return the context in which gunicorn receives the next request; it limits the length of its head.
 
         Requests that gunicorn need not parse are answered first.
         """
-        client = self._clients.get(gevent.getcurrent())
-        if client is None:
-            context: AbstractContextManager[Any] = super().timeout_ctx()
-            return context
+        client = self._clients[gevent.getcurrent()]
+        client.begin(Activity.WAITING)
         if self._cache is not None or client.parser is not None:
             self._loop.run(client)
-        client.settimeout(None)
-        if client.has_head:
-            return nullcontext()
-        return client.limited_head(self.cfg.keepalive)
+        return nullcontext() if client.has_head else client.limited_head()
 
-    def _end_connections_at_the_end(self) -> None:
-        while True:  # until the process exits: gunicorn still accepts connections for a second after SIGTERM
-            gevent.sleep(0.2)
+    def handle_http2(self, listener: Any, client: Any, addr: Any, *args: Any, **kwargs: Any) -> None:
+        """Serve a connection by gunicorn's HTTP/2 code, which has its own timeouts."""
+        client.begin(Activity.WORKING)
+        super().handle_http2(listener, client, addr, *args, **kwargs)
+
+    def _end_connections(self) -> None:
+        """
+        End connections that wait for a request for gunicorn's keep-alive time, or less if the worker stops.
+
+        This looks at all of them once a second, so no request needs a timer.
+        """
+        for turn in itertools.count(1):  # until the process exits: gunicorn still accepts for a second after SIGTERM
+            gevent.sleep(_INTERVAL_SECONDS)
             if not self.alive:
                 self._connections.end_waiting(_REPLACED_IDLE_SECONDS if self.is_replaced else _STOPPED_IDLE_SECONDS)
                 self._connections.end_stalled()
+            elif turn % _INTERVALS == 0 and self.cfg.keepalive:
+                self._connections.end_waiting(self.cfg.keepalive)

@@ -20,7 +20,7 @@ from docker_registry.server.client_socket import PlainSocket
 
 def serve(name, server, order):
     for _ in range(5):
-        order.append(name + server.receive_head(60, takes_turns=True).decode())
+        order.append(name + server.receive_head(takes_turns=True).decode())
 
 order, greenlets, clients = [], [], []
 for name in "ab":
@@ -68,7 +68,7 @@ for number in range(20_000):
 complete, pieces = receiving.get()
 server.begin(Activity.WAITING)
 client.send(b"GET")
-head = server.receive_head(1)
+head = server.receive_head()
 client.send(b"x")
 receiving = gevent.spawn(receive, 20_000)
 gevent.sleep(0.1)

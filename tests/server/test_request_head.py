@@ -142,7 +142,7 @@ def compare(client):
             assert not client.has_next
             return False
         content = read(request.body)
-        given_back = client.receive_head(1) if client.has_next else b""
+        given_back = client.receive_head() if client.has_next else b""
 
         theirs = next(RequestParser(cfg, [received], PEER))
         theirs.proxy_protocol_info = {}
