@@ -48,7 +48,7 @@ class InflightRequests:
         self._company_until = 0.0
 
     def begin(self, connection: int) -> None:
-        """Record that the answering of a request begins; *connection* is the descriptor of its socket."""
+        """Record that the answering of a request begins; *connection* identifies its connection."""
         self.saw(connection)
         self.count += 1
 

@@ -105,7 +105,8 @@ class RequestLoop:
         is_quiet = is_ours and not log.error_log.isEnabledFor(logging.DEBUG)  # the default hook logs at level debug
         self._pre_request = None if is_quiet and _is_default(cfg, "pre_request") else cfg.pre_request
         self._post_request = None if _is_default(cfg, "post_request") else cfg.post_request
-        self._writes_log = log.access_log_enabled and not (is_ours and log.is_observer)
+        # Another logger may count the requests that it does not write, as that of gunicorn for StatsD does.
+        self._writes_log = not is_ours or (log.access_log_enabled and not log.is_observer)
 
     def run(self, client: ClientSocket) -> None:
         """

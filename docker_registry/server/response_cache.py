@@ -33,6 +33,8 @@ from email.utils import formatdate
 from functools import lru_cache
 from typing import Any, Final, NamedTuple
 
+from gunicorn.glogging import Logger
+
 from docker_registry.concurrency import close_now
 from docker_registry.dependencies import Dependencies, signature_of
 from docker_registry.http.clients import OLD_CLIENTS
@@ -372,7 +374,8 @@ def is_permitted(cfg: Any, log: Any) -> bool:
     Requests that are answered from the cache bypass gunicorn, so the cache is off if any of these has to see every
     request: an operator's hook, a different logger class, an access log with headers, or the PROXY protocol.
     """
-    is_logged_by_us = isinstance(log, AccessLog) or not log.access_log_enabled
+    logs_nothing = not log.access_log_enabled and type(log).access is Logger.access
+    is_logged_by_us = isinstance(log, AccessLog) or logs_nothing
     hooks = (cfg.settings[name] for name in ("pre_request", "post_request"))
     return (
         is_logged_by_us

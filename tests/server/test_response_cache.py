@@ -579,6 +579,24 @@ class TestAnOperator:
                 connection.ask(head_of(MANIFEST))
             assert 4 == len(seen.read_text()) - before
 
+    def test_sees_every_request_in_the_metrics_of_another_logger(self, store, tmp_path, pushed):
+        settings = tmp_path / "settings.py"
+        with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as statsd:
+            statsd.bind(("127.0.0.1", 0))
+            statsd.settimeout(PATIENCE_SECONDS)
+            settings.write_text(
+                f"exec(open({json.dumps(str(_config()))}).read())\n"
+                f"accesslog, statsd_host = None, '127.0.0.1:{statsd.getsockname()[1]}'\n"
+                "logger_class = 'gunicorn.instrument.statsd.Statsd'\n"
+            )
+            with Server(store, GUNICORN_OPTS=f"-c {settings}") as server, Connection(server) as connection:
+                for _ in range(4):
+                    connection.ask(head_of(MANIFEST))
+                connection.ask(head_of("/v2/acme/web/manifests/missing"))
+                metrics = iter(lambda: statsd.recv(1000), b"gunicorn.request.status.404:1|c|@1.0")
+                found = [metric for metric in metrics if metric.startswith(b"gunicorn.request.status.200:")]
+        assert 5 == len(found)  # the first is of the start
+
 
 def _config():
     return os.path.join(os.path.dirname(__file__), "..", "..", "config", "gunicorn.py")

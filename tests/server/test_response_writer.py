@@ -86,7 +86,7 @@ def written(tmp_path):
             request = next(RequestParser(Config(), server, ("127.0.0.1", 1)))
             request.body = open_request_body(request, server)
             response, error = response_class(request, server, Config()), None
-            response.must_close = request.should_close()  # as the gateway does
+            response.must_close = request.should_close()  # as the request loop does
             with file.open("rb") as content:
                 body = FileWrapper(content) if blocks is FileWrapper else blocks
                 try:
