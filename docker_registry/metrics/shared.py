@@ -31,11 +31,13 @@ def make_folder(uid: int, gid: int) -> Path:
     """Create the folder of a server that runs as this process, and remove folders of servers that were killed."""
     memory = Path("/dev/shm")  # noqa: S108 - files in memory; the folder below is private
     parent = memory if os.access(memory, os.W_OK) else Path(tempfile.gettempdir())
+    namespace = _process_namespace()
     for other in parent.glob(f"{_PREFIX}*"):
-        owner = other.name.removeprefix(_PREFIX).partition("-")[0]
-        if owner.isdecimal() and not _lives(int(owner)):
+        owner, _, rest = other.name.removeprefix(_PREFIX).partition("-")
+        # A container that shares the memory has process ids of its own.
+        if owner.isdecimal() and rest.startswith(f"{namespace}-") and not _lives(int(owner)):
             shutil.rmtree(other, ignore_errors=True)
-    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-", dir=parent))
+    folder = Path(tempfile.mkdtemp(prefix=f"{_PREFIX}{os.getpid()}-{namespace}-", dir=parent))
     os.chown(folder, uid, gid)
     return folder
 
@@ -106,6 +108,14 @@ class SharedNumbers:
 
 def _read(path: Path) -> Numbers:
     return Numbers.from_json(json.loads(path.read_text()))
+
+
+def _process_namespace() -> str:
+    """Return a number that identifies the namespace of this process's id; ``0`` where the system does not tell."""
+    try:
+        return str(Path("/proc/self/ns/pid").stat().st_ino)
+    except OSError:
+        return "0"
 
 
 def _lives(pid: int) -> bool:

@@ -25,7 +25,7 @@ from docker_registry.http.exchange import Exchange
 from docker_registry.metrics.busiest import MAX_COUNTED, RepositoryCounts
 from docker_registry.metrics.numbers import Numbers
 from docker_registry.metrics.recorder import Recorder, Series
-from docker_registry.metrics.shared import SharedNumbers
+from docker_registry.metrics.shared import SharedNumbers, make_folder
 from tests.support.processes import free_port
 from tests.support.servers.registry import Server
 from tests.support.timing import wait_until
@@ -184,6 +184,23 @@ class TestTheFilesOfWorkers:
             assert ({("a",): 9}, {("in_flight",): 1}, {"open": (8, 3)}) == (total.counters, total.gauges, total.latest)
             assert ({"acme/web": (5, 1)}, 1) == (total.repositories, workers)
         assert {"ended", str(os.getpid()), "lock"} == {path.name for path in tmp_path.iterdir()}
+
+
+class TestTheFolder:
+    def test_of_a_server_in_another_container_stays(self):
+        """Containers may share /dev/shm, and do not see the processes of each other."""
+        namespace = os.stat("/proc/self/ns/pid").st_ino
+        none = 2**22 + 1  # more than the highest process id
+        here, there = (
+            Path(f"/dev/shm/docker-registry-metrics-{none}-{space}-{os.getpid()}") for space in (namespace, 1)
+        )
+        try:
+            here.mkdir()
+            there.mkdir()
+            make_folder(os.getuid(), os.getgid()).rmdir()
+            assert (False, True) == (here.exists(), there.exists())
+        finally:
+            there.rmdir()
 
 
 class TestTheCountsByRepository:
