@@ -9,6 +9,7 @@ connections take turns: the newest and the oldest alternately, so that neither w
 
 from __future__ import annotations
 
+import math
 import socket
 import sys
 from collections import deque
@@ -19,12 +20,8 @@ import gevent
 from gevent.event import Event
 from gevent.server import StreamServer
 
-#: Connections that a worker accepts at once.
+#: Connections that a worker accepts before it serves others.
 _ACCEPTED_AT_ONCE: Final = 32
-
-#: One of several workers accepts one connection at a time, so that the connections of a client are spread over them,
-#: unless more than this many are in the accept queue or wait for their turn.
-_MANY: Final = 8
 
 #: Offset and length of the number of connections in the accept queue, in the TCP_INFO of a listening socket (Linux,
 #: ``tcpi_unacked``).
@@ -82,7 +79,13 @@ class ListenerAddress:
 
 
 class Acceptor(StreamServer):
-    """Accepts the connections of a listening socket."""
+    """
+    Accepts the connections of a listening socket.
+
+    One of several workers accepts its share of those in the accept queue and leaves the others to the other workers,
+    before it looks again. Connections last, so a worker that accepted most of them would be slower for all of its
+    clients. A worker that accepted one at a time would keep a crowd waiting.
+    """
 
     max_accept = _ACCEPTED_AT_ONCE
 
@@ -90,33 +93,31 @@ class Acceptor(StreamServer):
         self,
         listener: Any,
         handle: Callable[..., Any],
-        turns: Turns,
         *,
-        shares: bool,
+        workers: int,
         is_last: Callable[[], bool] = lambda: True,
         **options: Any,
     ) -> None:
         """
         Args:
             handle: called with each connection and the address of its client.
-            turns: of the worker's new connections.
-            shares: whether other workers accept connections of the same socket.
+            workers: number of workers that accept connections of the same socket.
             is_last: returns whether no worker goes on after this one.
             options: those of :class:`StreamServer`.
         """
-        self._turns = turns
-        self._shares = shares
+        self._workers = workers
         self._is_last = is_last
-        self._has_accepted = False
+        self._share: int | None = None  # what is left of it
         super().__init__(listener, handle, **options)
 
     def do_read(self) -> Any:
-        """Accept a connection; return None to let others be served first."""
-        if self._has_accepted and self._shares and not self._are_many():
-            self._has_accepted = False
-            return None
-        accepted = super().do_read()
-        self._has_accepted = accepted is not None
+        """Accept a connection; return None if there is none, or to let others be served first."""
+        if self._workers == 1:
+            return super().do_read()
+        if self._share is None:
+            self._share = max(1, math.ceil(_queue_length(self.socket) / self._workers))
+        accepted = super().do_read() if self._share else None
+        self._share = None if accepted is None else self._share - 1
         return accepted
 
     def close(self) -> None:
@@ -130,9 +131,6 @@ class Acceptor(StreamServer):
             while (accepted := super().do_read()) is not None:
                 self.do_handle(*accepted)
         super().close()
-
-    def _are_many(self) -> bool:
-        return len(self._turns) > _MANY or _queue_length(self.socket) > _MANY
 
 
 def _queue_length(listener: Any) -> int:

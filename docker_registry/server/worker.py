@@ -170,8 +170,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         return Acceptor(
             listener,
             handle,
-            self._turns,
-            shares=self.cfg.workers > 1,
+            workers=self.cfg.workers,
             is_last=lambda: not self.is_replaced,
             spawn=spawn,
             **tls,

@@ -13,7 +13,7 @@ import gevent.socket
 import pytest
 import requests
 
-from docker_registry.server.turns import Acceptor, Turns
+from docker_registry.server.turns import Acceptor
 from tests.support.gevent_program import under_gevent
 from tests.support.servers.registry import Server
 
@@ -62,6 +62,25 @@ class TestManyNewConnections:
                 assert one.recv(100).startswith(b"HTTP/1.1 404 ")
 
 
+class TestAnAcceptorOfTwo:
+    def test_accepts_half_of_the_queued_connections_at_a_time(self):
+        listener = gevent.socket.socket()
+        listener.bind(("127.0.0.1", 0))
+        listener.listen()
+        acceptor = Acceptor(listener, lambda *_: None, workers=2)
+        accepted = []
+        with ExitStack() as stack:
+            for _ in range(11):
+                stack.enter_context(socket.create_connection(listener.getsockname(), timeout=60))
+            for _ in range(6):
+                accepted.append(0)
+                while (connection := acceptor.do_read()) is not None:
+                    stack.enter_context(connection[0])
+                    accepted[-1] += 1
+            acceptor.close()
+        assert [6, 3, 1, 1, 0, 0] == accepted
+
+
 class TestAClosingAcceptor:
     @pytest.mark.parametrize("is_last", [True, False])
     def test_accepts_queued_connections_unless_other_workers_do(self, is_last):
@@ -71,7 +90,7 @@ class TestAClosingAcceptor:
         listener.listen()
         address = listener.getsockname()
         acceptor = Acceptor(
-            listener, lambda client, _: served.append(client.recv(1)), Turns(), shares=False, is_last=lambda: is_last
+            listener, lambda client, _: served.append(client.recv(1)), workers=1, is_last=lambda: is_last
         )
         acceptor.start()  # accepts nothing before other greenlets run
         with socket.create_connection(address) as client:
