@@ -340,6 +340,22 @@ class TestARestorationIntoAStoreWithContent:
         Restoration(driver, other, overwrite=True).run()
         assert [b"two", None] == [driver.find(each) for each in (path, f"{layout.ROOT}/_restoring")]
 
+    def test_that_was_interrupted_is_resumed_unless_the_backup_was_repeated_meanwhile(self, folder):
+        def interrupt(_files, _bytes):
+            raise InterruptedError
+
+        store, resumed, refused = MemoryDriver(), MemoryDriver(), MemoryDriver()
+        push(Registry(store), b"content")
+        Backup(store, folder).run()
+        for driver in (resumed, refused):
+            with pytest.raises(InterruptedError):
+                Restoration(driver, folder, progress=interrupt).run()
+        Restoration(resumed, folder).run()
+        assert resumed.exists(layout.tag_link(NAME, Tag("latest")))
+        Backup(store, folder).run()
+        with pytest.raises(ConfigError, match="--overwrite"):
+            Restoration(refused, folder).run()
+
 
 class TestABackupWithFilesThatCannotBeRead:
     def test_is_restored_without_links_to_nothing_which_are_reported(self, folder, tmp_path):

@@ -4,7 +4,7 @@ The directory of a backup: a tree in the layout of the store, which the driver `
 ::
 
     docker/registry/v2/…  images/…  repositories/…     the store
-    .docker-registry/backup/state.json                 {"isComplete": true}
+    .docker-registry/backup/state.json                 {"isComplete": true, "id": "5b0f…"}
     .docker-registry/backup/lock                       held by the command that writes the backup
     .docker-registry/backup/new                        the file that is being written
 
@@ -16,11 +16,12 @@ from __future__ import annotations
 import fcntl
 import json
 import os
+import secrets
 import stat
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Final, Literal
+from typing import Any, Final, Literal
 
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.paths import check_path
@@ -41,11 +42,6 @@ class BackupFolder:
         self._root = root
         self._state_folder = root / _RESERVED / "backup"
         self._temporary = self._state_folder / "new"
-
-    @property
-    def location(self) -> bytes:
-        """The absolute path of the directory."""
-        return os.fsencode(self._root.resolve())
 
     @contextmanager
     def writing(self) -> Iterator[None]:
@@ -68,19 +64,29 @@ class BackupFolder:
     def set_complete(self, *, is_complete: bool) -> None:
         """Record durably whether the backup is complete, after syncing everything written before."""
         os.sync()
-        self._write(self._state_folder / "state.json", [json.dumps({"isComplete": is_complete}).encode()], sync=True)
+        state = json.dumps({"isComplete": is_complete, "id": secrets.token_hex(16)}).encode()
+        self._write(self._state_folder / "state.json", [state], sync=True)
 
     @property
     def is_complete(self) -> bool:
         """Whether the last backup into this directory completed; True for a tree copied by another program."""
+        return bool(self._state().get("isComplete"))
+
+    @property
+    def identity(self) -> bytes:
+        """The id of the last backup into this directory, if it has one, and the absolute path of the directory."""
+        return f"{self._state().get('id', '')} ".encode() + os.fsencode(self._root.resolve())
+
+    def _state(self) -> dict[str, Any]:
         path = self._state_folder / "state.json"
         with _translated(path, "read"):
             try:
-                return bool(json.loads(path.read_bytes())["isComplete"])
+                state = json.loads(path.read_bytes())
             except FileNotFoundError:
-                return True
-            except (ValueError, KeyError, TypeError):
-                return False
+                return {"isComplete": True}
+            except ValueError:
+                return {}
+        return state if isinstance(state, dict) else {}
 
     @property
     def is_readable(self) -> bool:

@@ -2,7 +2,7 @@
 Restoration of a backup into a store, in the order of a push: blobs, then the files that reference them, and tags last.
 
 While a restoration is in progress, the store has the file ``docker/registry/v2/_restoring``, so that the next run
-resumes it. It contains ``empty`` or ``overwrite``, as the store was, and the path of the backup.
+resumes it. It contains ``empty`` or ``overwrite``, as the store was, and the id and path of the backup.
 """
 
 from __future__ import annotations
@@ -89,19 +89,22 @@ class Restoration:
     def _begin(self) -> None:
         state = self._driver.find(_RESTORING)
         before, _, backup = (state or b"").partition(b" ")
-        if state is not None and backup in (self._folder.location, b""):  # earlier versions did not record the path
+        if state is not None and backup in (self._folder.identity, b""):  # earlier versions did not record the backup
             self._was_empty = before == b"empty"
             self._started = self._driver.stat(_RESTORING).modified
             return
         if state is not None and not self._overwrite:
-            other = backup.decode("utf-8", "replace")
-            raise ConfigError(f"The store contains a part of the backup {other}: restore that, or pass --overwrite.")
+            path = backup.partition(b" ")[2].decode("utf-8", "replace")
+            raise ConfigError(
+                f"The store contains a part of an earlier or another backup in {path}, whose restoration has not ended."
+                " Empty the store, or pass --overwrite to replace files that this backup contains."
+            )
         folders = (layout.BLOBS, layout.REPOSITORIES, layout.IMAGES, layout.IMAGE_REPOSITORIES)
         self._was_empty = not any(self._driver.exists(folder) for folder in folders)
         if not self._was_empty and not self._overwrite:
             raise ConfigError("The store is not empty: pass --overwrite to replace files that the backup contains.")
         before = b"empty" if self._was_empty else b"overwrite"
-        self._driver.put_content(_RESTORING, before + b" " + self._folder.location)
+        self._driver.put_content(_RESTORING, before + b" " + self._folder.identity)
 
     def _end(self, paths: set[str]) -> None:
         # Remove flags that the backup lacks: a flag that was true of the previous content may be false of the
