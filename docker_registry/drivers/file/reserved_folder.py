@@ -98,8 +98,8 @@ class Staging:
         """
         Return an unused path in one of the subfolders.
 
-        The name needs no secret: it costs no system call, and the time makes it unique also where a program has seeded
-        the random numbers.
+        The name need not be secret, so it is made without a system call. The time keeps it unique where a program has
+        seeded the random numbers.
         """
         name = f"{random.getrandbits(64):016x}{time.time_ns():016x}"
         return f"{self.subfolders[int(name[0], 16)]}/{name}"

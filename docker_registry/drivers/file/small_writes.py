@@ -99,8 +99,8 @@ class OpenFolders(AbstractContextManager["OpenFolders"]):
     """
     The folders of some paths, each opened once for the steps that publish files there.
 
-    Opening a folder by its path takes as long as renaming a file. The caller holds the locks of the paths. A folder may
-    be removed even so, if it is empty; then it is created again.
+    Opening a folder by its path takes longer than moving a file into it. The caller holds the locks of the paths. An
+    empty folder may be removed even so; then it is created again.
     """
 
     def __init__(self, tree: Tree) -> None:
