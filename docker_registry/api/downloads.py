@@ -18,7 +18,7 @@ from typing import Final
 
 from flask import Response, request
 
-from docker_registry.api.flask_app import PlainResponse
+from docker_registry.api.flask_app import PlainResponse, current_request
 from docker_registry.api.multipart import MAX_GAP_BYTES, ByteRange, Multipart, MultipartFile
 from docker_registry.errors import RangeNotSatisfiable, StorageError, UpstreamError
 from docker_registry.registry.stored_file import FilePart, Segment, ServedFile
@@ -92,6 +92,7 @@ def _redirect_headers(url: str, headers: Mapping[str, str]) -> dict[str, str]:
 
 
 def _send(file: ServedFile, part: ByteRange, status: int, headers: dict[str, str]) -> Response:
+    request = current_request()
     if request.method == "HEAD":
         return _stream((), status, headers)
     wrapper = request.environ.get("wsgi.file_wrapper")
@@ -153,12 +154,14 @@ def requested_ranges(size: int, validator: str) -> tuple[ByteRange, ...]:
     Raises:
         RangeNotSatisfiable: a range ends before it begins, or all ranges are beyond the end.
     """
-    if request.method != "GET" or request.headers.get("If-Range", validator) != validator:
+    environ = current_request().environ
+    header = environ.get("HTTP_RANGE")
+    if header is None or environ["REQUEST_METHOD"] != "GET" or environ.get("HTTP_IF_RANGE", validator) != validator:
         return ()
-    return _parse_ranges(request.headers.get("Range"), size)
+    return _parse_ranges(header, size)
 
 
-def _parse_ranges(header: str | None, size: int) -> tuple[ByteRange, ...]:
+def _parse_ranges(header: str, size: int) -> tuple[ByteRange, ...]:
     """
     Return the ranges that a Range header requests, in its order; an empty tuple means the whole content.
 
@@ -168,13 +171,13 @@ def _parse_ranges(header: str | None, size: int) -> tuple[ByteRange, ...]:
     any Range header for empty content.
 
     Args:
-        header: value of the Range header; None if there is none.
+        header: value of the Range header.
         size: bytes of the whole content.
 
     Raises:
         RangeNotSatisfiable: a range ends before it begins, or all ranges are beyond the end.
     """
-    match = _RANGES.fullmatch((header or "").strip())
+    match = _RANGES.fullmatch(header.strip())
     if match is None or size == 0:
         return ()
     specs = [text for text in (piece.strip(" \t") for piece in match[1].split(",")) if text]

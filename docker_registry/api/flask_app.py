@@ -363,22 +363,19 @@ def complete_responses(app: Application, flavor: str, version: str, *, is_tracke
 
     @app.after_request
     def complete(response: Response) -> Response:
-        request, has_vary = current_request(), False
-        environ, status = request.environ, response.status_code
+        request, headers, status = current_request(), response.headers, response.status_code
+        environ = request.environ
         context: RequestContext = environ[CONTEXT]
-        for name, value in response.headers:
-            if name == "Docker-Content-Digest":
-                context.digest = value
-            has_vary = has_vary or name == "Vary"
+        by_name = dict(headers.to_wsgi_list())  # each look-up in `headers` would convert all names
+        context.digest = by_name.get("Docker-Content-Digest", context.digest)
         added, is_v2 = [*common], request.path.startswith("/v2")
         if is_v2 and app.serves_v2:
-            if has_vary:
-                response.vary.add("User-Agent")
-            else:  # the same result, without building a header set
+            if "Vary" not in by_name:
                 added += [("Vary", "User-Agent")]
+            elif "User-Agent" not in by_name["Vary"]:
+                response.vary.add("User-Agent")
             if not OLD_CLIENTS.match(environ.get("HTTP_USER_AGENT", "")):  # they must not see it
                 added += [("Docker-Distribution-Api-Version", "registry/2.0")]
-        headers = response.headers
         headers.add_all(added) if isinstance(headers, Headers) else headers.extend(added)
         if not is_v2 and "Cache-Control" not in headers:
             headers.update(NOT_CACHED)

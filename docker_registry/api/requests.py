@@ -47,6 +47,9 @@ REQUESTED_NAME: Final = "docker_registry.requested_name"
 # The OCI specification writes the Content-Range of a chunk as `0-99`; some clients use HTTP's `bytes 0-99/*`.
 _CHUNK_RANGE: Final = re.compile(r"(?:bytes[ =])?([0-9]{1,18})-([0-9]{1,18})(?:/[0-9*]+)?", re.IGNORECASE)
 
+#: The query of most commits. Flask takes fifty calls to parse a query.
+_DIGEST_QUERY: Final = re.compile(r"digest=([a-z0-9]+)(?::|%3[Aa])([0-9a-f]+)")
+
 #: Transfer codings that the server has decoded. gunicorn also accepts `gzip, chunked` but does not decode gzip.
 _TRANSFER_CODINGS: Final = {"", "chunked", "identity"}
 
@@ -156,7 +159,8 @@ def digest_parameter() -> Digest:
     Raises:
         DigestInvalid: the parameter is missing or not a digest.
     """
-    text = parameters().get("digest")
+    only = _DIGEST_QUERY.fullmatch(current_request().environ.get("QUERY_STRING", ""))
+    text = f"{only[1]}:{only[2]}" if only is not None else parameters().get("digest")
     if text is None:
         raise DigestInvalid("The query parameter digest is missing.")
     return Digest.parse(text)
@@ -216,6 +220,12 @@ def tag_condition() -> Condition | None:
     return holds
 
 
+def has_etag(digest: Digest) -> bool:
+    """Return whether the client has the content of this digest already, by If-None-Match (RFC 9110, section 13.1.2)."""
+    request = current_request()
+    return "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(str(digest))
+
+
 def accepts(media_type: str) -> bool:
     """
     Return whether a client that pulls by tag accepts manifests of this type.
@@ -223,7 +233,8 @@ def accepts(media_type: str) -> bool:
     A client does not accept it if its Accept header names manifest types, but neither this one nor a wildcard; Docker
     1.10 to 17.05 then falls back to API V1. A client that names no manifest type is assumed to accept all.
     """
-    accepted = {item.partition(";")[0].strip().lower() for item in request.headers.get("Accept", "").split(",")}
+    header = current_request().environ.get("HTTP_ACCEPT", "")
+    accepted = {item.partition(";")[0].strip().lower() for item in header.split(",")}
     if not accepted & MANIFEST_TYPES:
         return True
     return bool(accepted & {media_type.lower(), "*/*", "application/*"})

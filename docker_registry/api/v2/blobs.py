@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from flask import Blueprint, Response, request
+from flask import Blueprint, Response
 
 from docker_registry.api import requests
 from docker_registry.api.downloads import Downloads
+from docker_registry.api.flask_app import current_request
 from docker_registry.api.responses import origin_headers
 from docker_registry.errors import Unsupported
 from docker_registry.registry.names import Digest, RepositoryName
@@ -26,6 +27,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete: bool) -> B
     @bp.get("/v2/<path:name>/blobs/<digest>")
     def get_blob(name: RepositoryName, digest: Digest) -> Response:
         """Serve a blob or a part of it (end-2)."""
+        request = current_request()
         find = registry.blobs.stat if request.method == "HEAD" else registry.blobs.get_readable
         blob = find(registry.repositories.resolve(name), digest)
         headers = {
@@ -37,12 +39,12 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete: bool) -> B
         }
         if blob.origin is not None:
             headers |= origin_headers(blob.origin)
-        if request.if_none_match.contains_weak(str(digest)):
+        if "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(str(digest)):
             return Response(status=304, headers=headers)
         response = downloads.send(registry.blobs.file(blob), headers, headers["ETag"])
         if response.status_code == 200:
             # ollama requests the parts of a blob from this URL; other clients ignore it.
-            response.headers["Location"] = f"/v2/{name}/blobs/{digest}"
+            response.headers.add("Location", f"/v2/{name}/blobs/{digest}")
         return response
 
     @bp.delete("/v2/<path:name>/blobs/<digest>")

@@ -41,11 +41,11 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
             "Content-Type": safe_content_type(descriptor.media_type),
             "Docker-Content-Digest": str(descriptor.digest),
             "ETag": f'"{descriptor.digest}"',
-            "Vary": "Accept",
+            "Vary": "Accept, User-Agent",
         }
         if origin is not None:
             headers |= origin_headers(origin)
-        if request.if_none_match.contains_weak(str(descriptor.digest)):
+        if requests.has_etag(descriptor.digest):
             return Response(status=304, headers=headers)
         if manifest.is_large:
             return downloads.send_whole(registry.manifests.file(manifest), headers)
