@@ -3,7 +3,8 @@ Sorted lists of names, without a scan of the store for every request.
 
 A folder of the store is listed when a request needs its names, which are sorted and cached. Until its version changes,
 later requests only read that from the driver; it changes whenever a name is added or removed, also by another worker,
-host or server. For folders without a version, every request lists the folder.
+host or server. Concurrent requests wait for the first that lists a version. For folders without a version, every
+request lists the folder.
 """
 
 from __future__ import annotations
@@ -13,9 +14,9 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
+from threading import Event
 from typing import Final
 
-from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import NO_FOLDER, StorageDriver
 from docker_registry.errors import PathNotFound
 from docker_registry.resources.time_slices import TimeSlices
@@ -59,7 +60,7 @@ class ListingCache:
         self._sort = slices.sort
         self._driver = driver
         self._max_cached_bytes = max_cached_bytes
-        self._locks = KeyedLocks()
+        self._readings: dict[tuple[str, str], Event] = {}  # by folder and version; set when they end
         self._cached: OrderedDict[str, _Listing] = OrderedDict()
         self._cached_bytes = 0
 
@@ -81,13 +82,18 @@ class ListingCache:
         if version is None:
             self._evict(folder)
             return self._read(folder, read, deep=deep)
-        with self._locks.hold((folder, version)):  # the first of concurrent requests reads this version for all
+        finished = Event()
+        other = self._readings.setdefault((folder, version), finished)
+        if other is not finished:
+            other.wait()
             names = self._find(folder, version)
-            if names is None:
-                names = self._read(folder, read, deep=deep)
-                size_bytes = _FOLDER_BYTES + len(folder) + sum(len(name) + _NAME_BYTES for name in self.pace(names))
-                self._add(folder, _Listing(version, names, size_bytes))
-        return names
+            # If the other request failed, do not wait for a third: the store may take minutes to fail.
+            return self._read_version(folder, version, read, deep=deep) if names is None else names
+        try:
+            return self._read_version(folder, version, read, deep=deep)
+        finally:
+            del self._readings[folder, version]
+            finished.set()
 
     def _find(self, folder: str, version: str | None) -> Sequence[str] | None:
         """Return the cached names of a version of a folder; None if they are not cached."""
@@ -96,6 +102,15 @@ class ListingCache:
             return None
         self._cached.move_to_end(folder)
         return cached.names
+
+    def _read_version(
+        self, folder: str, version: str, read: Callable[[str], str | None], *, deep: bool
+    ) -> Sequence[str]:
+        """List a version of a folder, and cache its names."""
+        names = self._read(folder, read, deep=deep)
+        size_bytes = _FOLDER_BYTES + len(folder) + sum(len(name) + _NAME_BYTES for name in self.pace(names))
+        self._add(folder, _Listing(version, names, size_bytes))
+        return names
 
     def _read(self, folder: str, read: Callable[[str], str | None], *, deep: bool) -> Sequence[str]:
         found = self._walk(folder) if deep else self._list(folder)

@@ -1,10 +1,15 @@
 from __future__ import annotations
 
 import contextlib
+import sys
 import threading
 
+import pytest
+
 from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import StorageUnavailable
 from docker_registry.registry.listing_cache import ListingCache, cut
+from tests.support.timing import wait_until
 
 
 class SlowDriver(MemoryDriver):
@@ -121,6 +126,35 @@ class TestListings:
         for request in requests:
             request.start()
         for request in requests:
+            request.join(120)
+        assert [["0"], ["1"]] == sorted(found)
+
+    def test_that_fail_delay_other_requests_only_once(self, driver):
+        is_listing, is_waited_for, both_are_listing = threading.Event(), threading.Event(), threading.Barrier(2)
+
+        def list_directory(_path):
+            if not is_listing.is_set():
+                is_listing.set()
+                is_waited_for.wait(60)
+                raise StorageUnavailable
+            return iter([f"folder/{both_are_listing.wait(60)}"])
+
+        driver.folder_version, driver.list_directory = lambda path: "1", list_directory
+        listings, found = ListingCache(driver), []
+
+        def fail():
+            with pytest.raises(StorageUnavailable):
+                listings.names("folder", self.read)
+
+        first = threading.Thread(target=fail)
+        first.start()
+        assert is_listing.wait(60)
+        others = [threading.Thread(target=lambda: found.append(listings.names("folder", self.read))) for _ in range(2)]
+        for request in others:
+            request.start()
+        wait_until(lambda: all(sys._current_frames()[each.ident].f_code.co_name == "wait" for each in others))
+        is_waited_for.set()
+        for request in (first, *others):
             request.join(120)
         assert [["0"], ["1"]] == sorted(found)
 
