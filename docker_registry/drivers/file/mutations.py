@@ -221,7 +221,7 @@ class Mutations:
         above, _, name = path.rpartition("/")
         location, was_nothing = None, False
         with self._tree.folder(above) as folder:
-            with self._locks.hold(path, alone=True):
+            with self._locks.hold(path, excludes_others=True):
                 found = os.stat(name, dir_fd=folder, follow_symlinks=False)
                 if stat.S_ISLNK(found.st_mode):
                     found = self._tree.stat(path)
@@ -249,7 +249,7 @@ class Mutations:
         """
         above, _, name = path.rpartition("/")
         with self._tree.folder(above) as folder:
-            with self._locks.hold(path, alone=True):
+            with self._locks.hold(path, excludes_others=True):
                 if not stat.S_ISREG(self._tree.stat(path).st_mode):
                     raise PathNotFound(path=path)
                 if version_of(folder, name) != version:

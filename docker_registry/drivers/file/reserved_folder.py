@@ -195,16 +195,16 @@ class PathLocks:
         self._locations = [f"{folder}/{number:02x}" for number in range(64)]
         self._changes = changes
 
-    def hold(self, *paths: str, alone: bool = False) -> AbstractContextManager[None]:
+    def hold(self, *paths: str, excludes_others: bool = False) -> AbstractContextManager[None]:
         """
         Hold the locks of these paths; blocks this thread.
 
         Args:
-            alone: whether the lock of all changes is held exclusively, so that there are no changes of other paths.
+            excludes_others: also exclude changes of all other paths, by holding the lock of all changes exclusively.
         """
         # A fixed order prevents deadlocks.
         locations = sorted({self._locations[zlib.crc32(path.encode()) & 63] for path in paths})
-        return _HeldLocks(locations, self._changes, fcntl.LOCK_EX if alone else fcntl.LOCK_SH)
+        return _HeldLocks(locations, self._changes, fcntl.LOCK_EX if excludes_others else fcntl.LOCK_SH)
 
 
 class FairLock:
