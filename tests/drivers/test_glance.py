@@ -257,6 +257,11 @@ class TestFailingGlance:
         with pytest.raises(StorageUnavailable):
             GlanceDriver(glance_url=f"http://127.0.0.1:{processes.free_port()}", storage_path=str(tmp_path))
 
+    @pytest.mark.parametrize("name", ["glance_url", "glance_authurl", "swift_authurl"])
+    def test_reports_a_malformed_url(self, tmp_path, name):
+        with pytest.raises(ConfigError, match=f"{name} is not a URL"):
+            GlanceDriver(**{name: "http://[::1", "storage_path": str(tmp_path)})
+
     def test_reports_missing_settings(self, tmp_path):
         with pytest.raises(ConfigError, match="neither glance_url nor glance_authurl is set"):
             GlanceDriver(storage_path=str(tmp_path))

@@ -274,6 +274,10 @@ class TestFailingSwift:
         with pytest.raises(ConfigError, match=f"{name} is not set"):
             SwiftDriver(**{**options, name: None})
 
+    def test_reports_a_malformed_url(self, options):
+        with pytest.raises(ConfigError, match="swift_authurl is not a URL"):
+            SwiftDriver(**{**options, "swift_authurl": "http://[::1"})
+
 
 class TestAnAddress:
     @pytest.mark.parametrize(

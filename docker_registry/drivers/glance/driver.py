@@ -22,7 +22,7 @@ from docker_registry.drivers.glance.pointers import SUFFIX, Pointer
 from docker_registry.drivers.paths import check_path
 from docker_registry.drivers.swift.connections import Account
 from docker_registry.drivers.swift.driver import SwiftDriver
-from docker_registry.drivers.swift.keystone import Identity
+from docker_registry.drivers.swift.keystone import Identity, check_url
 from docker_registry.errors import (
     ConfigError,
     PathInvalid,
@@ -79,9 +79,16 @@ class GlanceDriver(StorageDriver):
             storage_path, swift: settings of the alternate; those of Keystone are defaults for Glance as well.
 
         Raises:
-            ConfigError: the address of both Glance and Keystone is missing, or the alternate rejects its settings.
+            ConfigError: the address of both Glance and Keystone is missing, a URL is malformed, or the alternate
+                rejects its settings.
             StorageError: Glance or the alternate cannot be used.
         """
+        for name, url in (
+            ("glance_url", glance_url),
+            ("glance_authurl", glance_authurl),
+            ("swift_authurl", swift.get("swift_authurl")),
+        ):
+            check_url(name, url)
         authurl = glance_authurl or _keystone_of(swift)
         if not (authurl or glance_url):
             raise ConfigError("neither glance_url nor glance_authurl is set")

@@ -19,6 +19,7 @@ from docker_registry.drivers.base import Bytes, Stat
 from docker_registry.drivers.objects import ObjectDriver
 from docker_registry.drivers.swift.connections import Account, Connections
 from docker_registry.drivers.swift.container import Entry, SwiftContainer
+from docker_registry.drivers.swift.keystone import check_url
 from docker_registry.drivers.swift.segments import Segments
 from docker_registry.errors import ConfigError, PathNotFound, PreconditionFailed
 from docker_registry.settings import Setting
@@ -98,11 +99,12 @@ class SwiftDriver(ObjectDriver[Entry]):
     ) -> None:
         """
         Raises:
-            ConfigError: a setting is missing.
+            ConfigError: a setting is missing or malformed.
             StorageError: the container cannot be used.
         """
         if not swift_container:
             raise ConfigError("swift_container is not set")
+        check_url("swift_authurl", swift_authurl)
         account = Account(
             authurl=swift_authurl,
             user=swift_user,

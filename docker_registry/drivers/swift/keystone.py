@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from urllib.parse import urlsplit
 
 import requests
 from keystoneauth1.identity import generic, v3
 from keystoneauth1.noauth import NoAuth
 from keystoneauth1.session import Session
 from requests.adapters import HTTPAdapter
+
+from docker_registry.errors import ConfigError
 
 #: Size of the connection pool per host. Additional concurrent requests open connections of their own.
 _POOL_SIZE = 100
@@ -58,3 +61,20 @@ class Identity:
             project_name=self.project,
             project_domain_name=self.project_domain,
         )
+
+
+def check_url(setting: str, url: str | None) -> None:
+    """
+    Check the URL of a service.
+
+    Args:
+        setting: its name, for the message.
+        url: None where it is not set.
+
+    Raises:
+        ConfigError: it is malformed.
+    """
+    try:
+        _ = urlsplit(url or "").port
+    except ValueError:
+        raise ConfigError(f"{setting} is not a URL") from None
