@@ -78,6 +78,7 @@ class TestExtensionsOfTheApplication:
         def change(response):
             seen.append("after")
             response.headers["X-Added"] = "1"
+            response.vary.add("Cookie")
             if response.status_code == 404:
                 response.set_data(b"changed")
             return response
@@ -112,6 +113,7 @@ class TestExtensionsOfTheApplication:
             "end",
             "appcontext_tearing_down",
         ]
-        assert 418 == client.get("/v2/refuse/tags/list").status_code
+        answer = client.get("/v2/refuse/tags/list")
+        assert (418, ["Cookie, User-Agent"]) == (answer.status_code, answer.headers.getlist("Vary"))
         assert 200 == client.options("/v2/").status_code
         assert 405 == client.post("/v2/").status_code

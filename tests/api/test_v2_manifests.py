@@ -84,6 +84,7 @@ class TestAManifest:
     def test_has_a_content_type_whose_parameters_do_not_matter(self, put, get):
         assert 201 == put(content_type=f"{OCI}; charset=utf-8").status_code
         assert OCI == get().headers["Content-Type"]
+        assert "Accept, User-Agent" == get().headers["Vary"]
 
     def test_may_be_of_four_mebibytes_and_no_more(self, put):
         payload = image(" " * (4 * 1024 * 1024 - len(image())))
