@@ -293,6 +293,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """
         End connections that wait for a request for gunicorn's keep-alive time, or less if the worker stops.
 
+        If that time is 0, which only tells to close connections after a response, the time for silent transfers counts.
         This looks at all of them once a second, so no request needs a timer.
         """
         for turn in itertools.count(1):  # until the process exits: gunicorn still accepts for a second after SIGTERM
@@ -300,5 +301,5 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
             if not self.alive:
                 self._connections.end_waiting(_REPLACED_IDLE_SECONDS if self.is_replaced else _STOPPED_IDLE_SECONDS)
                 self._connections.end_stalled()
-            elif turn % _INTERVALS == 0 and self.cfg.keepalive:
-                self._connections.end_waiting(self.cfg.keepalive)
+            elif turn % _INTERVALS == 0:
+                self._connections.end_waiting(self.cfg.keepalive or self.silence_seconds)

@@ -300,6 +300,16 @@ class TestSigterm:
             server.process.wait(60)
 
 
+class TestAServerWithoutKeepAlive:
+    def test_closes_silent_connections(self, tmp_path, connect):
+        options = "-k tests.support.impatient_worker.ImpatientWorker --keep-alive 0"
+        with Server(tmp_path / "store", GUNICORN_OPTS=options) as server:
+            silent, slow = connect(server), connect(server)
+            slow.sendall(b"GET /v2/ HTTP/1.1\r\nHost")
+            assert b"" == silent.recv(1)
+            assert b"" == slow.recv(1)
+
+
 class TestTheLimitOfOpenFiles:
     def test_limits_the_connections(self, tmp_path, connect):
         program = "import resource, sys; resource.setrlimit(resource.RLIMIT_NOFILE, (230, 230)); "
