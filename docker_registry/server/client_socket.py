@@ -265,7 +265,12 @@ class ClientSocket(SendingSocket):
 
     @contextmanager
     def limited_head(self) -> Iterator[None]:
-        """Limit the bytes received during the block, the head of a request, to MAX_HEAD_BYTES."""
+        """
+        Limit the bytes received during the block, the head of a request or the rest of it, to MAX_HEAD_BYTES.
+
+        The time for them begins now: a connection that was idle until now must not end in the middle of a head.
+        """
+        self.begin(Activity.WAITING)
         self._head_bytes = 0
         try:
             yield

@@ -143,7 +143,7 @@ class RequestLoop:
         if self._cache is None or not received.startswith((b"GET ", b"HEAD ")):
             return False
         is_draining = self._health is not None and self._health.is_draining
-        if is_draining or not self._worker.alive:  # cached responses keep the connection open
+        if is_draining or client.is_ended or not self._worker.alive:  # cached responses keep the connection open
             return False
         began = time.perf_counter()
         hit = self._cache.find(received, client.identity)
