@@ -223,9 +223,9 @@ class Application(Flask):
     def full_dispatch_request(self) -> Response:
         """Run the hooks and the view of the current request; see :class:`Flask`."""
         self._got_first_request = True
-        if request_started.receivers:
-            request_started.send(self, _async_wrapper=self.ensure_sync)
         try:
+            if request_started.receivers:
+                request_started.send(self, _async_wrapper=self.ensure_sync)
             result = self._run_view(current_request())
         except Exception as error:  # noqa: BLE001 - the handlers of errors receive it
             result = self.handle_user_exception(error)
@@ -236,16 +236,17 @@ class Application(Flask):
 
     def _run_view(self, request: Request) -> Any:
         """Return what the first hook that answers returned, or else the view."""
-        endpoint, values = request.endpoint, request.view_args
+        endpoint = request.endpoint
         names = (None, *reversed(request.blueprints))
         for name in names:
             for preprocess in self.url_value_preprocessors[name]:
-                preprocess(endpoint, values)
+                preprocess(endpoint, request.view_args)
         for name in names:
             for hook in self.before_request_funcs[name]:
                 result = hook()
                 if result is not None:
                     return result
+        values = request.view_args  # a hook may have replaced them
         if endpoint is None or values is None or request.method == "OPTIONS":  # Flask answers these requests itself
             return self.dispatch_request()
         return self.view_functions[endpoint](**values)

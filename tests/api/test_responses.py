@@ -5,13 +5,14 @@ from __future__ import annotations
 import io
 
 import pytest
-from flask import Response, request, signals
+from flask import Response, abort, request, signals
 from werkzeug.test import create_environ, run_wsgi_app
 
 from docker_registry.api.flask_app import PlainResponse
 from docker_registry.app import create_app
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.registry.names import RepositoryName
 from docker_registry.services import build
 from tests.support.clients.v2 import digest_of
 
@@ -117,3 +118,21 @@ class TestExtensionsOfTheApplication:
         assert (418, ["Cookie, User-Agent"]) == (answer.status_code, answer.headers.getlist("Vary"))
         assert 200 == client.options("/v2/").status_code
         assert 405 == client.post("/v2/").status_code
+
+    def test_may_refuse_requests_and_change_what_views_receive(self):
+        app = create_app(build(Config(storage="memory", search_backend=None), MemoryDriver()))
+
+        def refuse(sender, **values):
+            if request.method == "POST":
+                abort(403)
+
+        @app.before_request
+        def rename():
+            request.view_args = {**(request.view_args or {}), "name": RepositoryName.parse("renamed")}
+
+        signals.request_started.connect(refuse, app)
+        client = app.test_client()
+        answer = client.post("/v2/named/blobs/uploads/")
+        assert (403, "DENIED") == (answer.status_code, answer.json["errors"][0]["code"])
+        answer = client.get("/v2/named/tags/list")
+        assert {"name": "renamed"} == answer.json["errors"][0]["detail"]
