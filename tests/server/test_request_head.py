@@ -177,7 +177,7 @@ class TestAHead:
     def test_of_another_kind_is_left_to_gunicorn(self, compare, number):
         assert not compare(LEFT[number])
 
-    @settings(max_examples=150, deadline=None)
+    @settings(max_examples=100, deadline=None)
     @given(
         st.sampled_from(PARSED),
         st.lists(st.tuples(st.integers(0, 80), st.integers(0, 3), st.sampled_from(SCRAPS)), max_size=3),

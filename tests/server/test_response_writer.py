@@ -78,14 +78,15 @@ def written(tmp_path):
     """Return what a class of responses writes: bytes, what gunicorn counts and keeps; and the error."""
     file = tmp_path / "file"
     file.write_bytes(b"abcdefg")
+    cfg = Config()
 
     def write(response_class, line, status, headers, blocks):
         server, client = socket.socketpair()
         with client, PlainSocket(server.family, server.type, server.proto, fileno=server.detach()) as server:
             client.sendall(f"{line}\r\n\r\n".encode())
-            request = next(RequestParser(Config(), server, ("127.0.0.1", 1)))
+            request = next(RequestParser(cfg, server, ("127.0.0.1", 1)))
             request.body = open_request_body(request, server)
-            response, error = response_class(request, server, Config()), None
+            response, error = response_class(request, server, cfg), None
             response.must_close = request.should_close()  # as the request loop does
             with file.open("rb") as content:
                 body = FileWrapper(content) if blocks is FileWrapper else blocks
