@@ -7,7 +7,7 @@ from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import StorageError, StorageFull
 from docker_registry.registry import layout
-from docker_registry.registry.names import Digest
+from docker_registry.registry.names import Digest, RepositoryName
 
 CONTENT = b"a blob without references"
 DIGEST = Digest.of(CONTENT)
@@ -29,6 +29,11 @@ class FailingDriver(MemoryDriver):
             raise StorageError(path=path)
         return super().list_directory(path)
 
+    def walk(self, path=""):
+        if path == self.unreadable:
+            raise StorageError(path=path)
+        return super().walk(path)
+
 
 def remaining_after_a_run(driver):
     """Run housekeeping once, over a store with an abandoned upload and a removed blob, and return what it left."""
@@ -39,6 +44,7 @@ def remaining_after_a_run(driver):
         driver.put_content(layout.removed_data(DIGEST), CONTENT)
         driver.is_full = driver.full_later
         housekeeping.run_due_work(built)
+    driver.unreadable = ""
     folders = {"uploads": layout.uploads(None), "removed": layout.REMOVED}
     return [name for name, folder in folders.items() if any(driver.walk(folder))]
 
@@ -47,6 +53,17 @@ def test_frees_space_on_a_full_store():
     driver = FailingDriver()
     driver.full_later = True
     assert [] == remaining_after_a_run(driver)
+
+
+def test_purges_other_uploads_when_one_cannot_be():
+    config = Config(storage="memory", search_backend="", upload_ttl=-1)
+    for failing in range(3):
+        driver = FailingDriver()
+        with services.build(config, driver) as built:
+            uploads = [built.registry.uploads.start(name) for name in (None, None, RepositoryName.parse("acme/app"))]
+            driver.unreadable = uploads[failing].folder
+            housekeeping.run_due_work(built)
+        assert [uploads[failing].state] == [each.state for each in uploads if driver.exists(each.state)]
 
 
 def test_takes_the_steps_after_one_that_fails(caplog):

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import secrets
 from collections.abc import Callable, Sequence
+from itertools import chain
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound, StorageError
 from docker_registry.registry import layout
 from docker_registry.registry.access import Access
 from docker_registry.registry.blobs import Blobs
+from docker_registry.registry.deferred_failures import DeferredFailures
 from docker_registry.registry.immutability import ImmutableContent, ImmutableTags
 from docker_registry.registry.ingest import BufferPool
 from docker_registry.registry.leases import Leases
@@ -143,11 +145,17 @@ class OciRegistry:
 
         Returns:
             The number of deleted uploads and the number of added repositories.
+
+        Raises:
+            StorageError: an upload could not be deleted; the rest was done, if the store can be reached.
         """
         self.uploads.counts.remaining = 0
-        purged = self.uploads.purge(None, upload_ttl_seconds, is_stopped)
-        for name in self.slices.pace(self.repositories.folders()):
+        purged, failures = 0, DeferredFailures()
+        for name in chain([None], self.slices.pace(self.repositories.folders())):
             if is_stopped():
-                return purged, 0
-            purged += self.uploads.purge(name, upload_ttl_seconds, is_stopped)
-        return purged, self.repositories.adopt(is_stopped)
+                break
+            with failures.deferred():
+                purged += self.uploads.purge(name, upload_ttl_seconds, is_stopped)
+        adopted = self.repositories.adopt(is_stopped)
+        failures.raise_last()
+        return purged, adopted

@@ -21,8 +21,9 @@ from dataclasses import dataclass
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import PathNotFound, StorageError, StorageUnavailable
+from docker_registry.errors import PathNotFound
 from docker_registry.registry import layout, store_removal
+from docker_registry.registry.deferred_failures import DeferredFailures
 from docker_registry.registry.names import Digest
 from docker_registry.registry.references import References
 
@@ -167,19 +168,13 @@ class Reclamation:
             step()
         due = {blob.digest: blob for blob in self._removed.all() if self._is_due(blob)}
         used = self._references.among(due) if due else set[Digest]()
-        removed_bytes = 0
-        failure: StorageError | None = None
+        removed_bytes, failures = 0, DeferredFailures()
         for digest, blob in due.items():
             if is_stopped():
                 break
-            try:
+            with failures.deferred():
                 removed_bytes += self._step(blob, is_used=digest in used)
-            except StorageUnavailable:
-                raise
-            except StorageError as error:
-                failure = error
-        if failure is not None:
-            raise failure
+        failures.raise_last()
         return removed_bytes
 
     def _is_due(self, blob: RemovedBlob) -> bool:

@@ -32,6 +32,7 @@ from typing import Any, Final
 from docker_registry.drivers.base import ABSENT, Bytes, StorageDriver, Versioned
 from docker_registry.errors import PathNotFound, PreconditionFailed, RangeInvalid, TooLarge, UploadUnknown
 from docker_registry.registry import layout
+from docker_registry.registry.deferred_failures import DeferredFailures
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName
 from docker_registry.resources.time_slices import TimeSlices
 
@@ -296,33 +297,35 @@ class UploadSessions:
 
         Returns:
             The number of deleted sessions.
+
+        Raises:
+            StorageError: a session could not be deleted; the others were, if the store can be reached.
         """
         oldest = self._now() - ttl_seconds
-        purged = 0
+        purged, failures = 0, DeferredFailures()
         for upload_id in self._pace(self._ids(name)):
             if is_stopped():
                 break
-            upload = Upload(name, upload_id)
-            touched = [stat.modified for stat in self._driver.walk(upload.folder)]
-            with suppress(PathNotFound):
-                touched.append(self._driver.stat(upload.state).modified)
-            if not touched:  # without any file: just being created, or ended meanwhile
-                continue
-            if max(touched) < oldest:
-                purged += any([self._scratch.discard(upload.state), self._scratch.discard(upload.folder)])
-            else:
-                self.counts.remaining += 1
+            with failures.deferred():
+                upload = Upload(name, upload_id)
+                touched = [stat.modified for stat in self._driver.walk(upload.folder)]
+                with suppress(PathNotFound):
+                    touched.append(self._driver.stat(upload.state).modified)
+                if touched and max(touched) < oldest:
+                    purged += any([self._scratch.discard(upload.state), self._scratch.discard(upload.folder)])
+                elif touched:  # otherwise it is just being created, or has ended meanwhile
+                    self.counts.remaining += 1
         self.counts.purged += purged
+        failures.raise_last()
         return purged
 
     # ------------------------------------------------------------------------------------------------- steps
 
     def _ids(self, name: RepositoryName | None) -> set[str]:
-        try:
+        with suppress(PathNotFound):
             paths = self._driver.list_directory(layout.uploads(name))
             return {layout.read_upload(path.rpartition("/")[2]) for path in self._pace(paths)}
-        except PathNotFound:
-            return set()
+        return set()
 
     def _stored(self, path: str, *, ends: bool) -> Versioned | None:
         if not ends:
@@ -361,13 +364,10 @@ class UploadSessions:
             return
         # Without conditional writes, two requests that pass this check at the same time may lose a chunk; the commit
         # then fails with DigestInvalid. A PATCH that stalled and resumes later is detected.
-        if self._version(upload.state) != upload.version:
+        stored = self._driver.find_versioned(upload.state)
+        if (ABSENT if stored is None else stored.version) != upload.version:
             raise PreconditionFailed(path=upload.state)
         self._scratch.put_content(upload.state, _state(upload))
-
-    def _version(self, path: str) -> str:
-        stored = self._driver.find_versioned(path)
-        return ABSENT if stored is None else stored.version
 
 
 def _state(upload: Upload) -> bytes:

@@ -122,6 +122,7 @@ DOMAIN = {
         "stored_file",
     },
     "bounded_cache": set(),
+    "deferred_failures": set(),
     "events": {"actor"},
     "immutability": {"bounded_cache", "manifest_payload", "names"},
     "ingest": {"names"},
@@ -160,6 +161,7 @@ DOMAIN = {
     "oci_registry": {
         "access",
         "blobs",
+        "deferred_failures",
         "immutability",
         "ingest",
         "layout",
@@ -193,7 +195,7 @@ DOMAIN = {
         "store_removal",
         "tags",
     },
-    "reclamation": {"layout", "names", "references", "store_removal"},
+    "reclamation": {"deferred_failures", "layout", "names", "references", "store_removal"},
     "references": {"bounded_cache", "layout", "names", "repositories"},
     "removal": {
         "access",
@@ -236,7 +238,7 @@ DOMAIN = {
         "tag_links",
         "tag_locks",
     },
-    "upload_sessions": {"layout", "names"},
+    "upload_sessions": {"deferred_failures", "layout", "names"},
     "uploads": {"actor", "blobs", "ingest", "layout", "names", "sources", "upload_sessions"},
     "layers.archives": {"layers.compression", "layers.limits", "names"},
     "layers.compression": {"layers.limits", "layers.tar_headers"},
