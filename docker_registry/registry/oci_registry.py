@@ -152,10 +152,10 @@ class OciRegistry:
         self.uploads.counts.remaining = 0
         purged, failures = 0, DeferredFailures()
         for name in chain([None], self.slices.pace(self.repositories.folders())):
-            if is_stopped():
-                break
             with failures.deferred():
                 purged += self.uploads.purge(name, upload_ttl_seconds, is_stopped)
+            if is_stopped():
+                break
         adopted = self.repositories.adopt(is_stopped)
         failures.raise_last()
         return purged, adopted
