@@ -66,7 +66,7 @@ def _reported(observed, before, count=1):
     while time.monotonic() < deadline:
         with observed.open() as file:
             file.seek(before)
-            lines = file.read().splitlines()
+            lines = file.read().rpartition("\n")[0].splitlines()  # the last line may be incomplete
         if len(lines) >= count:
             return [json.loads(line) for line in lines]
         time.sleep(0.01)
