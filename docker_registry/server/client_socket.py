@@ -256,7 +256,7 @@ class ClientSocket(SendingSocket):
         return bool(self._ahead) or (self.unreader is not None and self.unreader.buf.getbuffer().nbytes > 0)
 
     def give_back(self, received: bytes) -> None:
-        """Let the next :meth:`receive_head` return bytes that were received after the current request."""
+        """Keep bytes that were received after the current request for the next :meth:`receive_head`."""
         self._ahead = received
 
     def give_head(self, received: bytes) -> None:

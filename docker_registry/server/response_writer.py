@@ -1,10 +1,10 @@
 """
 Writes the response of a WSGI application to a client, by gunicorn's rules with a tenth of its calls.
 
-gunicorn checks and formats the headers of a response one by one. Here their values are checked by one regular
-expression, the check of their names is remembered, because an application uses few combinations of names, and the Date
-is formatted once a second. Whatever is unusual (hop-by-hop headers, an invalid name or value, 1xx and 204) is left to
-gunicorn's own methods, so that it has the same result and the same error.
+gunicorn checks and formats the headers of a response one by one. Here one regular expression checks all values, the
+result of checking the names is cached, because an application uses few combinations of names, and the Date is
+formatted once a second. Unusual responses (hop-by-hop headers, an invalid name or value, 1xx and 204) are left to
+gunicorn's own methods, so that they have the same result and the same error.
 """
 
 from __future__ import annotations
