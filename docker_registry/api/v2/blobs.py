@@ -27,8 +27,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete: bool) -> B
     @bp.get("/v2/<path:name>/blobs/<digest>")
     def get_blob(name: RepositoryName, digest: Digest) -> Response:
         """Serve a blob or a part of it (end-2)."""
-        request = current_request()
-        find = registry.blobs.stat if request.method == "HEAD" else registry.blobs.get_readable
+        find = registry.blobs.stat if current_request().method == "HEAD" else registry.blobs.get_readable
         blob = find(registry.repositories.resolve(name), digest)
         headers = {
             "Accept-Ranges": "bytes",
@@ -39,7 +38,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete: bool) -> B
         }
         if blob.origin is not None:
             headers |= origin_headers(blob.origin)
-        if "HTTP_IF_NONE_MATCH" in request.environ and request.if_none_match.contains_weak(str(digest)):
+        if requests.has_etag(digest):
             return Response(status=304, headers=headers)
         response = downloads.send(registry.blobs.file(blob), headers, headers["ETag"])
         if response.status_code == 200:
