@@ -11,23 +11,13 @@ from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import StorageFull
 from docker_registry.registry import layout
 from docker_registry.registry.leases import Leases, has_ended, this_process
+from tests.support.full_driver import FullDriver
 
 
 class PlainDriver(MemoryDriver):
     """A store without conditional writes."""
 
     capabilities = Capabilities()
-
-
-class FullDriver(MemoryDriver):
-    """A store without space for another file."""
-
-    is_full = False
-
-    def put_content(self, path, content, *, if_match=None):
-        if self.is_full:
-            raise StorageFull(path=path)
-        super().put_content(path, content, if_match=if_match)
 
 
 class TestALease:

@@ -21,6 +21,7 @@ from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.reclamation import MOVE_SECONDS, REMOVE_SECONDS
 from tests.support.clients.v2 import encoded
 from tests.support.clock import Clock
+from tests.support.full_driver import FullDriver
 from tests.support.images import descriptor
 from tests.support.interleaving import ALL, Request, Schedule, StoppingDriver, copied, sample, schedules
 
@@ -35,17 +36,6 @@ MANIFEST = encoded(
         "layers": [],
     }
 )
-
-
-class FullDriver(MemoryDriver):
-    """A store without space for another file."""
-
-    is_full = False
-
-    def put_content(self, path, content, *, if_match=None):
-        if self.is_full:
-            raise StorageFull(path=path)
-        super().put_content(path, content, if_match=if_match)
 
 
 class Registry(OciRegistry):

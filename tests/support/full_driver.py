@@ -1,0 +1,17 @@
+"""A store in memory that can be full."""
+
+from __future__ import annotations
+
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import StorageFull
+
+
+class FullDriver(MemoryDriver):
+    """A store without space for another file."""
+
+    is_full = False
+
+    def put_content(self, path, content, *, if_match=None):
+        if self.is_full:
+            raise StorageFull(path=path)
+        super().put_content(path, content, if_match=if_match)
