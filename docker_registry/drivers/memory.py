@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 
 from docker_registry.drivers.base import ABSENT, Bytes, Capabilities, Stat, StorageDriver
 from docker_registry.drivers.paths import check_path
@@ -19,9 +19,14 @@ class MemoryDriver(StorageDriver):
 
     capabilities = Capabilities(if_match=True, remove_if_match=True)
 
-    def __init__(self) -> None:
+    def __init__(self, *, now: Callable[[], float] = time.time) -> None:
+        """
+        Args:
+            now: the clock of modification times, seconds since the Unix epoch.
+        """
         self._files: dict[str, tuple[bytes, float]] = {}
         self._lock = threading.RLock()
+        self._now = now
         self._last_time = 0.0
 
     def get_content(self, path: str) -> bytes:
@@ -118,5 +123,5 @@ class MemoryDriver(StorageDriver):
 
     def _put(self, path: str, content: bytes) -> None:
         # Modification times strictly increase, even when the clock is coarse.
-        self._last_time = max(time.time(), self._last_time + 1e-6)
+        self._last_time = max(self._now(), self._last_time + 1e-6)
         self._files[path] = (content, self._last_time)

@@ -46,13 +46,13 @@ class Evicting(Mirrored):
     def __init__(self, driver, url, **options):
         super().__init__(driver, url, **options)
         self.clock = Clock(time.time())
+        follow(self.driver, self.clock)
         mirror, registry = self.services.mirror, self.services.registry
         registry.blobs.removed._now = registry.reclamation._now = self.clock
         mirror.pulls._now = mirror.eviction._now = self.services.v1_mirror.stored_images._now = self.clock
         self.observe = self.services.observers[0]
 
     def pull(self, name, tag="latest"):
-        follow(self.driver, self.clock)
         pulled = super().pull(name, tag)
         for text in pulled:
             for route in ("v1_images.get_json", "v1_images.get_layer"):
@@ -61,7 +61,6 @@ class Evicting(Mirrored):
 
     def evict(self, wait=RECENT_SECONDS + 60):
         """Write the pulls, and evict after a while."""
-        follow(self.driver, self.clock)
         self.services.mirror.pulls.flush()
         self.clock.now += wait
         return self.services.mirror.eviction.run()
