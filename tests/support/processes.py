@@ -9,8 +9,10 @@ import shutil
 import signal
 import socket
 import subprocess
+import sys
 import threading
 import time
+from collections import deque
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 
@@ -23,6 +25,9 @@ STOP_SECONDS = 20
 #: Not the generator that Hypothesis seeds: processes that run tests would choose the same ports.
 _RANDOM = random.SystemRandom()
 
+#: The ports that were returned last, whose servers may not listen yet.
+_RESERVED: deque[socket.socket] = deque(maxlen=64)
+
 
 def find(name: str) -> str | None:
     """Return the path of a program, Debian's first; None when there is none."""
@@ -31,7 +36,7 @@ def find(name: str) -> str | None:
 
 def free_port() -> int:
     """
-    Return a free port of the loopback address.
+    Return a free port of the loopback address, which no other process of the tests is given for a while.
 
     The kernel takes ports from 32768 on for outgoing connections, so one of these may be in use by the time that a
     server listens on it.
@@ -40,7 +45,20 @@ def free_port() -> int:
         port = _RANDOM.randrange(10240, 32768)
         with socket.socket() as probe, contextlib.suppress(OSError):
             probe.bind(("127.0.0.1", port))
+            _RESERVED.append(_reservation(port))
             return port
+
+
+def _reservation(port: int) -> socket.socket:
+    """Return a socket with a name that only one process has at a time; raise OSError if another has it."""
+    reservation = socket.socket(socket.AF_UNIX)
+    try:
+        if sys.platform == "linux":  # only there a name needs no file
+            reservation.bind(f"\0docker-registry-tests-port-{port}")
+    except OSError:
+        reservation.close()
+        raise
+    return reservation
 
 
 def listens(port: int) -> bool:
