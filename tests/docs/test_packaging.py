@@ -18,6 +18,19 @@ from tests.support.servers.template import ROOT
 SAMPLES = tuple(f"docker_registry/sample/{name}" for name in ("config_sample.yml", "distribution.yml", "gunicorn.py"))
 
 
+TOP_LEVEL = """
+    .ci .dockerignore .gitignore CHANGELOG.md CONTRIBUTE.md Dockerfile LICENSE MANIFEST.in README.md config contrib
+    docker_registry docs pyproject.toml requirements.txt setup.py tests
+"""
+
+
+class TestTheRepository:
+    def test_has_only_known_files_at_its_top_level(self):
+        """Commands that tests run create files in the current folder if their arguments are taken for paths."""
+        listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
+        assert set(TOP_LEVEL.split()) == {path.partition("/")[0] for path in listed.stdout.rstrip("\0").split("\0")}
+
+
 @pytest.fixture(scope="module")
 def distributions(tmp_path_factory):
     """A source distribution and a wheel made of it, as they are published."""
