@@ -25,8 +25,10 @@ STOP_SECONDS = 20
 #: Not the generator that Hypothesis seeds: processes that run tests would choose the same ports.
 _RANDOM = random.SystemRandom()
 
-#: The ports that were returned last, whose servers may not listen yet.
-_RESERVED: deque[socket.socket] = deque(maxlen=64)
+#: The ports that were returned last, whose servers may not listen yet. Closed when they leave: a socket that is only
+#: forgotten is a warning, which fails the test that runs then.
+_RESERVED: deque[socket.socket] = deque()
+_RESERVED_PORTS = 64
 
 
 def find(name: str) -> str | None:
@@ -43,9 +45,13 @@ def free_port() -> int:
     """
     while True:
         port = _RANDOM.randrange(10240, 32768)
-        with socket.socket() as probe, contextlib.suppress(OSError):
-            probe.bind(("127.0.0.1", port))
-            _RESERVED.append(_reservation(port))
+        # Reserved first: the probe would be in the way of the server that the port is reserved for.
+        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
+            reservation = stack.enter_context(_reservation(port))
+            with socket.socket() as probe:
+                probe.bind(("127.0.0.1", port))
+            stack.pop_all()
+            _keep(reservation)
             return port
 
 
@@ -59,6 +65,13 @@ def _reservation(port: int) -> socket.socket:
         reservation.close()
         raise
     return reservation
+
+
+def _keep(reservation: socket.socket) -> None:
+    """Keep a reservation until many others were made."""
+    _RESERVED.append(reservation)
+    while len(_RESERVED) > _RESERVED_PORTS:
+        _RESERVED.popleft().close()
 
 
 def listens(port: int) -> bool:
