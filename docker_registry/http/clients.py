@@ -59,9 +59,6 @@ class TrustedProxies:
         self._networks = tuple(_parse(text) for text in entries if text != UNIX)
         self.is_trusted = lru_cache(maxsize=1024)(self._is_trusted)
 
-    def __bool__(self) -> bool:
-        return self._trusts_unix or bool(self._networks)
-
     def client_in(self, environ: Mapping[str, Any]) -> str:
         """Return the address of the client of a request, given its WSGI environment."""
         forwarded = environ.get("HTTP_X_FORWARDED_FOR") or environ.get("HTTP_FORWARDED", "")

@@ -141,15 +141,14 @@ class Observation:
     def around(self, application: Application) -> Application:
         """Return an application that puts a :class:`RequestContext` into the environment of each request."""
 
-        has_proxies = bool(self.proxies)
-
         def observed(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
             request_id, traceparent = environ.get("HTTP_X_REQUEST_ID"), environ.get("HTTP_TRACEPARENT")
+            is_forwarded = "HTTP_X_FORWARDED_FOR" in environ or "HTTP_FORWARDED" in environ
             environ[CONTEXT] = RequestContext(
                 self.ids.adopt(request_id) if request_id else self.ids.new(),
                 trace_id(traceparent) if traceparent else "",
                 time.perf_counter(),
-                client=self.proxies.client_in(environ) if has_proxies else environ["REMOTE_ADDR"] or "",
+                client=self.proxies.client_in(environ) if is_forwarded else environ["REMOTE_ADDR"] or "",
             )
             return application(environ, start_response)
 
