@@ -1,4 +1,4 @@
-"""Responses: JSON in the format of 0.7.1, those to successful changes of API V2, and headers about their origin."""
+"""Responses: JSON in the format of 0.7.1, and headers about their origin and the next page."""
 
 from __future__ import annotations
 
@@ -9,7 +9,6 @@ from urllib.parse import urlencode
 from flask import Response, json, request
 
 from docker_registry import dependencies
-from docker_registry.api.flask_app import PlainResponse
 from docker_registry.http.exchange import CONTEXT
 from docker_registry.registry.sources import Origin
 
@@ -19,18 +18,6 @@ JSON: Final = "application/json"
 def json_response(document: Any, status: int = 200, headers: dict[str, str] | None = None) -> Response:
     """Return a JSON response in the format of 0.7.1: sorted keys, spaces after commas and colons, ASCII, no newline."""
     return Response(json.dumps(document, sort_keys=True), status, headers, content_type=JSON)
-
-
-def with_location(status: int, location: str, headers: dict[str, str]) -> Response:
-    """
-    Return the response to a successful change in API V2.
-
-    Args:
-        status: 201, or 202 if the upload continues.
-        location: path of the result, in ASCII; without scheme and host, which may differ behind a proxy.
-        headers: additional headers.
-    """
-    return PlainResponse(status, {"Content-Length": "0", "Location": location, **headers})
 
 
 def origin_headers(origin: Origin) -> dict[str, str]:

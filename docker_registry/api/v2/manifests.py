@@ -7,7 +7,7 @@ from flask import Blueprint, Response, request
 from docker_registry.api import authorization, requests
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.flask_app import PlainResponse
-from docker_registry.api.responses import origin_headers, with_location
+from docker_registry.api.responses import origin_headers
 from docker_registry.errors import ManifestUnknown, Unsupported
 from docker_registry.registry.manifest_payload import safe_content_type
 from docker_registry.registry.manifest_pushes import Pushed
@@ -92,11 +92,15 @@ def _tag(reference: Reference) -> tuple[Tag, ...]:
 
 def _created(name: RepositoryName, pushed: Pushed, many_tags: bool) -> Response:
     digest = str(pushed.descriptor.digest)
-    headers = {"Docker-Content-Digest": digest}
+    headers = {
+        "Content-Length": "0",
+        "Location": f"/v2/{name}/manifests/{digest}",  # scheme and host may differ behind a proxy
+        "Docker-Content-Digest": digest,
+    }
     if pushed.subject:
         headers["OCI-Subject"] = str(pushed.subject)
     if many_tags:
         headers["OCI-Tag"] = ", ".join(str(tag) for tag in pushed.tags)
     if pushed.missing:
         headers["Warning"] = f'299 - "The index names {len(pushed.missing)} manifests that are not here."'
-    return with_location(201, f"/v2/{name}/manifests/{digest}", headers)
+    return PlainResponse(201, headers)

@@ -8,8 +8,7 @@ from flask import Blueprint, Response
 
 from docker_registry.api import requests
 from docker_registry.api.client_origin import ClientOrigin
-from docker_registry.api.flask_app import current_request
-from docker_registry.api.responses import with_location
+from docker_registry.api.flask_app import PlainResponse, current_request
 from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName, parse_algorithm
 from docker_registry.registry.oci_registry import OciRegistry
@@ -89,14 +88,15 @@ def _mount(registry: OciRegistry, name: RepositoryName, parameters: Mapping[str,
 
 
 def _upload_accepted(origin: ClientOrigin, name: RepositoryName, upload: Upload) -> Response:
-    headers = _progress(upload)
+    headers = {"Content-Length": "0", "Location": _location(name, upload), **_progress(upload)}
     if current_request().environ.get("HTTP_USER_AGENT", "").startswith("ollama/"):
         # ollama does not resolve a relative Location (its server/upload.go).
         headers["Docker-Upload-Location"] = f"{origin.base_url()}{_location(name, upload)}"
-    return with_location(202, _location(name, upload), headers)
+    return PlainResponse(202, headers)
 
 
 def _location(name: RepositoryName, upload: Upload) -> str:
+    # without scheme and host, which may differ behind a proxy
     return f"/v2/{name}/blobs/uploads/{upload.id}"
 
 
@@ -105,5 +105,9 @@ def _progress(upload: Upload) -> dict[str, str]:
 
 
 def _created(name: RepositoryName, blob: Blob) -> Response:
-    # containerd rejects a 201 without the digest.
-    return with_location(201, f"/v2/{name}/blobs/{blob.digest}", {"Docker-Content-Digest": str(blob.digest)})
+    headers = {
+        "Content-Length": "0",
+        "Location": f"/v2/{name}/blobs/{blob.digest}",
+        "Docker-Content-Digest": str(blob.digest),  # containerd rejects a 201 without it
+    }
+    return PlainResponse(201, headers)
