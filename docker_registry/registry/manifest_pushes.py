@@ -176,7 +176,7 @@ class ManifestPushes:
         signal = events.repository_created if is_first else events.repository_updated
         events.announce(signal, self._driver, actor, name=name)
         for tag in tags:
-            self._tags.changes.announce(name, tag, actor)
+            events.announce(events.tag_created, self._driver, actor, name=name, tag=tag)
         return Pushed(descriptor, tags, document.subject.digest if document.subject else None, missing)
 
     def _write_content(

@@ -28,8 +28,8 @@ from docker_registry.errors import (
     TagChanged,
     TagImmutable,
 )
-from docker_registry.registry import events, layout, store_removal, tag_links
-from docker_registry.registry.actor import ANONYMOUS, Actor, Principal
+from docker_registry.registry import layout, store_removal, tag_links
+from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.immutability import ImmutableTags
 from docker_registry.registry.names import Digest, RepositoryName, Tag
 from docker_registry.registry.sources import TagSources
@@ -187,11 +187,7 @@ class TagChanges:
 
     def files(self, name: RepositoryName, tag: Tag, digest: Digest) -> tuple[str, str]:
         """Return the paths that :meth:`prepare` and :meth:`apply` write when a tag is set to a manifest."""
-        return self._back_references.path(name, tag, digest), self._links.path(name, tag)
-
-    def announce(self, name: RepositoryName, tag: Tag, actor: Actor) -> None:
-        """Send the event that a tag was set."""
-        events.announce(events.tag_created, self._driver, actor, name=name, tag=tag)
+        return layout.tag_back_reference(name, digest, tag), layout.tag_link(name, tag)
 
     def _reserve(self, name: RepositoryName, tag: Tag, condition: Condition, principal: Principal) -> str:
         """

@@ -72,10 +72,6 @@ class TagLinks:
         self._driver = driver
         self._listings = listings
 
-    def path(self, name: RepositoryName, tag: Tag) -> str:
-        """Return the storage path of the link of a tag."""
-        return layout.tag_link(name, tag)
-
     def find(self, name: RepositoryName, tag: Tag) -> Digest | None:
         """Return the target of a tag; None if it has no link, or a damaged one."""
         link = self._driver.find(layout.tag_link(name, tag))
@@ -186,10 +182,6 @@ class TagBackReferences:
     def __init__(self, driver: StorageDriver, listings: ListingCache) -> None:
         self._driver = driver
         self._listings = listings
-
-    def path(self, name: RepositoryName, tag: Tag, digest: Digest) -> str:
-        """Return the storage path of the back-reference of a tag at a manifest."""
-        return layout.tag_back_reference(name, digest, tag)
 
     def are_complete(self, name: RepositoryName) -> bool:
         """Return whether every tag of a repository has a back-reference, unless distribution has written it."""

@@ -110,7 +110,7 @@ class Tags:
                 if condition is not None:
                     raise TagChanged(name=str(name), tag=str(tag)) from None
                 continue
-            self.changes.announce(name, tag, actor)
+            events.announce(events.tag_created, self._driver, actor, name=name, tag=tag)
             return previous
 
     def delete(self, name: RepositoryName, tag: Tag, *, actor: Actor = ANONYMOUS_DELETE) -> Digest | None:

@@ -217,7 +217,6 @@ DOMAIN = {
     "stored_file": {"names"},
     "tag_changes": {
         "actor",
-        "events",
         "immutability",
         "layout",
         "names",

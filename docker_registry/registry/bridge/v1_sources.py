@@ -115,7 +115,7 @@ class V1TagSource:
             holds: remove the tag only while this returns True; see :func:`.store_removal.take_while`.
         """
         image_repository = name.image_repository()
-        return image_repository is not None and self._files.remove(image_repository, tag, holds)
+        return image_repository is not None and self._files.take(image_repository, tag, holds)[0]
 
     def _image(self, name: RepositoryName, tag: Tag) -> ImageId | None:
         image_repository = name.image_repository()

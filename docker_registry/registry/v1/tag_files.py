@@ -55,10 +55,6 @@ class ImageTagFiles:
         path = image_layout.tag(folder, tag)
         tag_links.take(self._driver, path, lambda content: content.strip() == expected)
 
-    def remove(self, name: ImageRepositoryName, tag: Tag, holds: Callable[[], bool] | None = None) -> bool:
-        """Remove a tag's file as :meth:`take` does; return False when none was removed."""
-        return self.take(name, tag, holds)[0]
-
     def take(
         self, name: ImageRepositoryName, tag: Tag, holds: Callable[[], bool] | None = None
     ) -> tuple[bool, ImageId | None]:
