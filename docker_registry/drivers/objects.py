@@ -2,7 +2,8 @@
 Base classes of the drivers for object stores.
 
 An object's name is the root prefix (``storage_path``) followed by the path. Object stores have no folders: a folder is
-listed by a prefix query with ``/`` as the delimiter.
+listed by a prefix query with ``/`` as the delimiter. Other programs mark a folder by an object whose name ends with a
+slash; such markers are not files.
 """
 
 from __future__ import annotations
@@ -111,10 +112,10 @@ class ObjectDriver(StorageDriver, Generic[E]):
 
     def list_directory(self, path: str = "") -> Iterator[str]:
         """See :class:`StorageDriver`."""
-        is_there = not path
-        for entry in self._objects.children(self._prefix(path)):
+        is_there, prefix = not path, self._prefix(path)
+        for entry in self._objects.children(prefix):
             found = self._path(entry.name.removesuffix("/"))
-            if found is not None:
+            if found is not None and entry.name != prefix:  # an object of this name marks the folder itself
                 is_there = True
                 yield found
         if not is_there:

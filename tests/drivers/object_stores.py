@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from docker_registry.drivers.base import ABSENT
-from docker_registry.errors import PreconditionFailed, StorageError, StorageUnavailable
+from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError, StorageUnavailable
 
 
 def lose_first_response(proxy, monkeypatch):
@@ -109,3 +109,14 @@ class ForeignStoreSuite:
             driver = open_driver(path)
             assert ["docker"] == list(driver.list_directory())
             driver.close()
+
+    def test_is_listed_without_the_markers_of_its_folders(self, driver, put):
+        """Consoles and gateways mark a folder by an empty object whose name ends with a slash."""
+        for name in ("registry/", "registry/a/", "registry/a/b/", "registry/empty/"):
+            put(name, b"")
+        put("registry/a/b/c", b"content")
+        assert ["a/b"] == list(driver.list_directory("a"))
+        assert ["a/b/c"] == list(driver.list_directory("a/b"))
+        assert ["a/b/c"] == [stat.path for stat in driver.walk()]
+        with pytest.raises(PathNotFound):
+            list(driver.list_directory("empty"))
