@@ -2,15 +2,10 @@
 
 from __future__ import annotations
 
-import re
-from typing import Final
-
 from flask import request
 
 from docker_registry.http.clients import Address, TrustedProxies, parse_address
-from docker_registry.http.external_url import ExternalUrl
-
-_HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+from docker_registry.http.external_url import HOST, ExternalUrl
 
 
 class ClientOrigin:
@@ -34,7 +29,7 @@ class ClientOrigin:
             forwarded = _last(request.headers.get("X-Forwarded-Proto", "")).lower()
             scheme = forwarded if forwarded in ("http", "https") else scheme
             host = _last(request.headers.get("X-Forwarded-Host", "")) or host
-        return f"{scheme}://{host if _HOST.fullmatch(host) else request.host}"
+        return f"{scheme}://{host if HOST.fullmatch(host) else request.host}"
 
 
 def _last(text: str) -> str:

@@ -9,6 +9,9 @@ from urllib.parse import urlsplit
 
 from docker_registry.errors import ConfigError
 
+#: A host with an optional port, as in the header Host; a name in its ASCII form.
+HOST: Final = re.compile(r"(?:[A-Za-z0-9._-]{1,253}|\[[0-9A-Fa-f:.]{2,45}\])(?::[0-9]{1,5})?")
+
 #: Longer prefixes of proxies are ignored.
 _MAX_CHARACTERS: Final = 256
 
@@ -36,14 +39,15 @@ class ExternalUrl:
             ConfigError: the text is neither an http or https URL nor a path.
         """
         wrong = ConfigError(
-            f"external_url: {text} must be a URL such as https://registry.example.com or "
+            "external_url must be a URL such as https://registry.example.com or "
             "https://example.com/registry, or a path such as /registry, not below /v1 or /v2"
         )
         try:
             parts = urlsplit((text or "").rstrip("/"))
-        except ValueError:  # brackets without an IPv6 address
+            _ = parts.port
+        except ValueError:  # brackets without an IPv6 address, or a port that is no number up to 65535
             raise wrong from None
-        is_url = parts.scheme in ("http", "https") and bool(parts.netloc)
+        is_url = parts.scheme in ("http", "https") and HOST.fullmatch(parts.netloc) is not None
         is_path = not parts.scheme and not parts.netloc
         path = path_prefix(parts.path)
         if not (is_url or is_path) or path is None or parts.query or parts.fragment:

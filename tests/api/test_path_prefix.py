@@ -114,6 +114,10 @@ class TestAnExternalUrl:
             "ftp://r.example",
             "https://",
             "https://[::1",
+            "https://r.example:http",
+            "https://r.example:70000",
+            "https://user:password@r.example",
+            "https://bücher.example",  # headers take its ASCII form only
             "https://r.example/v2",
             "/v1/x",
             "/a b",
