@@ -76,10 +76,10 @@ class TrustedProxies:
             return peer
         client = peer
         for address in _addresses(forwarded):
-            try:
-                client = str(ipaddress.ip_address(address))
-            except ValueError:
+            parsed = parse_address(address)
+            if parsed is None:
                 return client
+            client = str(parsed)  # without the zone of an IPv6 address, which may be any text
             if not self.is_trusted(client):
                 return client
         return client
@@ -112,7 +112,10 @@ def _address_in(element: str) -> str:
 
 
 def parse_address(text: str | None) -> Address | None:
-    """Return a network address, IPv4 also if it is mapped into IPv6; None if the text is not an address."""
+    """
+    Return a network address, IPv4 also if it is mapped into IPv6 and IPv6 without its zone; None if the text is no
+    address.
+    """
     try:
         address = ipaddress.ip_address((text or "").partition("%")[0])
     except ValueError:
