@@ -94,7 +94,9 @@ class Redis:
     db: int = setting(0, "Redis database number.", minimum=0)
     username: str | None = setting(None, "Redis user name (ACL).")
     password: str | None = setting(None, "Redis password.", secret=True)
-    tls: bool = setting(False, "Use TLS to connect to `host`, or to the master that the Sentinels name.")
+    tls: bool = setting(
+        False, "Use TLS to connect to `host`, or to the Sentinels and their master; a `url` needs `rediss://`."
+    )
     tls_ca: Path | None = setting(None, "PEM file of the certificate authorities that sign the server's certificate.")  # noqa: RUF009
     url: str | None = setting(
         None,

@@ -96,9 +96,10 @@ def connect(
     }
     credentials = {"username": address.username, "password": address.password}
     credentials = {name: value for name, value in credentials.items() if value}
+    options |= {**credentials, "db": address.db}
     if address.url:
-        return _from_url(address.url, section, address.tls_ca, {**credentials, **options})
-    options |= {**credentials, "db": address.db, **_tls(address)}
+        return _from_url(address, address.url, section, options)
+    options |= _tls(address)
     if address.sentinels:
         return _master(address, section, options)
     if not _can_be_looked_up(address.host or ""):
@@ -112,18 +113,27 @@ def _tls(address: RedisAddress) -> dict[str, Any]:
     return {"ssl": True, "ssl_ca_certs": str(address.tls_ca) if address.tls_ca else None}
 
 
-def _from_url(url: str, section: str, tls_ca: Path | None, options: dict[str, Any]) -> Redis:
+def _from_url(address: RedisAddress, url: str, section: str, options: dict[str, Any]) -> Redis:
     from redis import Redis
+    from redis.exceptions import RedisError
 
-    if tls_ca and url.startswith("rediss:"):
-        options["ssl_ca_certs"] = str(tls_ca)
+    if address.tls and not url.startswith("rediss:"):
+        raise ConfigError(f"{section}.tls is true, so {section}.url must begin with rediss://")
+    if address.tls_ca and url.startswith("rediss:"):
+        options["ssl_ca_certs"] = str(address.tls_ca)
     try:
         (urlsplit(url).hostname or "").encode("idna")  # as a name lookup does
-        return Redis.from_url(url, **options)
-    except ValueError:  # do not include its text, which may show the URL
+        client = Redis.from_url(url, **options)
+        pool = client.connection_pool
+        is_decoded = pool.connection_class(**pool.connection_kwargs).encoder.decode_responses
+    except (ValueError, TypeError, RedisError):  # do not include its text, which may show the URL
         raise ConfigError(
-            f"{section}.url must be redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB"
+            f"{section}.url must be redis://HOST:PORT/DB, rediss://HOST:PORT/DB or unix:///PATH?db=DB, "
+            "and may have no other options than redis-py knows"
         ) from None
+    if is_decoded:
+        raise ConfigError(f"{section}.url must not set decode_responses")
+    return client
 
 
 def _master(address: RedisAddress, section: str, options: dict[str, Any]) -> Redis:
@@ -139,10 +149,14 @@ def _master(address: RedisAddress, section: str, options: dict[str, Any]) -> Red
 
 
 def _address(text: str, section: str) -> tuple[str, int]:
-    host, _, port = text.rpartition(":") if ":" in text else (text, "", str(_SENTINEL_PORT))
-    if not host or not port.isdecimal() or not _can_be_looked_up(host):
+    try:
+        parts = urlsplit(f"//{text}")
+        host, port = parts.hostname or "", parts.port or _SENTINEL_PORT
+    except ValueError:
+        host, port = "", 0
+    if not host or parts.netloc != text or "@" in text or not _can_be_looked_up(host):
         raise ConfigError(f"{section}.sentinels must be a list of HOST or HOST:PORT")
-    return host, int(port)
+    return host, port
 
 
 def _can_be_looked_up(host: str) -> bool:

@@ -66,9 +66,11 @@ class TestARedisAddress:
             RedisAddress(host="127.0.0.1", port=redis_server.port, username="registry", password="pw")
         )
 
-    @pytest.mark.parametrize("url", ["redis://:{0}@127.0.0.1:{1}/2", "redis://127.0.0.1:{1}/2"])
+    @pytest.mark.parametrize(
+        "url", ["redis://:{0}@127.0.0.1:{1}/2", "redis://127.0.0.1:{1}/2", "redis://127.0.0.1:{1}"]
+    )
     def test_may_be_a_url(self, redis_server, url):
-        place = RedisAddress(url=url.format(PASSWORD, redis_server.port), password=PASSWORD)
+        place = RedisAddress(url=url.format(PASSWORD, redis_server.port), password=PASSWORD, db=2)
         assert (b"b", 2) == says(place)
 
     def test_may_be_a_unix_socket(self, tmp_path):
@@ -106,10 +108,14 @@ class TestAnInvalidConfiguration:
             ("cache.url must be redis://", RedisAddress(url="s3cret@h")),
             ("cache.url must be redis://", RedisAddress(url="redis://:s3cret@h:port/x")),
             ("cache.url must be redis://", RedisAddress(url="rediss://:s3cret@[h", tls_ca=Path("ca.pem"))),
+            ("cache.url must be redis://", RedisAddress(url="redis://:s3cret@h?unknown=1")),
+            ("cache.url must not set decode_responses", RedisAddress(url="redis://:s3cret@h?decode_responses=true")),
+            ("cache.tls is true, so cache.url must begin with rediss", RedisAddress(url="redis://:s3cret@h", tls=True)),
             ("cache.host must be the name or address", RedisAddress(host="s3cret..h")),
             ("cache.url must be redis://", RedisAddress(url="rediss://:s3cret@h..x")),
             ("cache.sentinels must be a list of HOST", RedisAddress(sentinels=("s3cret..h",))),
             ("cache.sentinels must be a list of HOST", RedisAddress(sentinels=("h:s3cret",))),
+            ("cache.sentinels must be a list of HOST", RedisAddress(sentinels=("::1",))),
             ("cache.sentinels must be a list of HOST", RedisAddress(sentinels=("h", ":1"))),
         ],
     )
