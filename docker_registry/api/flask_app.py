@@ -182,7 +182,7 @@ class Application(Flask):
         log_format: format of the access log.
         trusted_proxies: proxies whose headers tell the client's address.
         tls: the section ``tls`` of the configuration, for the worker.
-        inflight: to which the worker reports the requests in progress.
+        brief_calls: to which the worker tells whether it serves a single client.
         health: to which the worker reports that the server is stopping.
         metrics_collector: to which the worker adds its own limits; None if metrics are off.
         body_memory: memory budget for the bodies of all requests; what a request reserves is released when it ends.
@@ -196,7 +196,7 @@ class Application(Flask):
     log_format: str = "text"
     trusted_proxies: TrustedProxies | None = None
     tls: object = None
-    inflight: object = None
+    brief_calls: object = None
     health: Health | None = None
     metrics_collector: object = None
     body_memory: MemoryBudget

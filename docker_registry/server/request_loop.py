@@ -13,7 +13,7 @@ import itertools
 import logging
 import socket
 import time
-from collections.abc import Sized
+from collections.abc import Callable, Sized
 from contextlib import suppress
 from datetime import datetime
 from typing import Any, Final, Protocol
@@ -30,7 +30,6 @@ from docker_registry.server.access_log import AccessLog
 from docker_registry.server.cached_exchanges import CachedExchanges, send_cached
 from docker_registry.server.client_socket import ClientSocket
 from docker_registry.server.connections import Activity
-from docker_registry.server.inflight import InflightRequests
 from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import RequestBody
 from docker_registry.server.request_head import ParsedRequest, asks_to_close
@@ -43,6 +42,9 @@ _SAFE: Final = {"GET", "HEAD"}
 
 #: Consecutive cached responses to the only open connection, after which other greenlets run.
 _TURN_REQUESTS: Final = 32
+
+#: For this time after requests on two connections, no client counts as alone.
+_COMPANY_SECONDS: Final = 1.0
 
 
 class Worker(Protocol):
@@ -68,15 +70,57 @@ class Worker(Protocol):
         """Whether the worker stops but the server goes on."""
 
 
+class InflightRequests:
+    """
+    The requests that a worker is answering.
+
+    Attributes:
+        count: number of requests in progress.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+        self.count = 0
+        self._clock = clock
+        self._connection = -1
+        self._last_at = -_COMPANY_SECONDS
+        self._company_until = 0.0
+
+    def begin(self, connection: int) -> None:
+        """Record that the answering of a request begins; *connection* identifies its connection."""
+        self.saw(connection)
+        self.count += 1
+
+    def end(self) -> None:
+        """Record that a request has been answered."""
+        self.count -= 1
+
+    def saw(self, connection: int) -> None:
+        """Record a request without counting it as in progress, such as one answered from the response cache."""
+        now = self._clock()
+        if connection != self._connection:
+            if now < self._last_at + _COMPANY_SECONDS:
+                self._company_until = now + _COMPANY_SECONDS
+            self._connection = connection
+        self._last_at = now
+
+    def has_lone_client(self) -> bool:
+        """Return whether one connection sends all requests: one is in progress, and no other sent one recently."""
+        return self.count == 1 and self._clock() >= self._company_until
+
+
 class RequestLoop:
-    """Answers the requests of a worker."""
+    """
+    Answers the requests of a worker.
+
+    Attributes:
+        inflight: the requests in progress.
+    """
 
     def __init__(
         self,
         worker: Worker,
         cache: ResponseCache | None,
         observation: Observation,
-        inflight: InflightRequests,
         clients: Sized,
         turns: Turns,
         health: Health | None,
@@ -86,16 +130,15 @@ class RequestLoop:
             worker: its configuration, log and application are final.
             cache: of responses, if it is permitted.
             observation: each exchange is reported to it.
-            inflight: each request in progress is reported to it.
             clients: the connected clients.
             turns: of new connections.
             health: tells whether the server is stopping but still accepts connections.
         """
+        self.inflight = InflightRequests()
         self._worker = worker
         self._cache = cache
         self._observation = observation
         self._cached_exchanges = CachedExchanges(observation)
-        self._inflight = inflight
         self._clients = clients
         self._turns = turns
         self._health = health
@@ -152,7 +195,7 @@ class RequestLoop:
             hit = self._cache.open_stored(hit)
         if hit is None:
             return False
-        self._inflight.saw(id(client))
+        self.inflight.saw(id(client))
         is_complete = False
         try:
             send_cached(client, hit, self._worker.silence_seconds)
@@ -179,7 +222,7 @@ class RequestLoop:
         client.settimeout(worker.silence_seconds)
         client.exchange = None
         client.begin(Activity.WORKING, body)
-        self._inflight.begin(id(client))
+        self.inflight.begin(id(client))
         try:
             goes_on = self._answer(request, client, server, address)
             if body.is_cut_off:
@@ -190,7 +233,7 @@ class RequestLoop:
                 client.begin(Activity.LINGERING)
                 goes_on = lingering_close.drain(body, client) and goes_on
         finally:
-            self._inflight.end()
+            self.inflight.end()
         client.settimeout(None)
         if not goes_on or not (worker.alive or worker.is_replaced):
             raise StopIteration

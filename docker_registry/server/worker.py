@@ -43,7 +43,6 @@ from docker_registry.server.access_log import AccessLog
 from docker_registry.server.client_socket import ClientSocket, PlainSocket
 from docker_registry.server.connections import Activity, Connections
 from docker_registry.server.environment import number
-from docker_registry.server.inflight import InflightRequests
 from docker_registry.server.monkey_patch import patch_worker
 from docker_registry.server.observation import Observation
 from docker_registry.server.request_body import open_request_body
@@ -114,7 +113,6 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._cache = ResponseCache() if is_permitted(self.cfg, self.log) else None
         self._observation = Observation()
         self._health: Health | None = None
-        self._inflight = InflightRequests()
         self._common: CommonParts | None = None  # of requests; None if gunicorn must parse all of them
 
     def patch(self) -> None:
@@ -192,20 +190,22 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
 
     def _observe(self) -> None:
         """Connect the worker to the access log and to the application's observers, metrics and health state."""
-        self._health = getattr(self.wsgi, "health", None)
-        self._inflight = getattr(self.wsgi, "inflight", None) or self._inflight
+        application = self.wsgi
+        self._health = getattr(application, "health", None)
         log = None
         if isinstance(self.log, AccessLog):
-            log = self.log.observer(getattr(self.wsgi, "log_format", "text"))
+            log = self.log.observer(getattr(application, "log_format", "text"))
             self.log.divert()
-        if collector := getattr(self.wsgi, "metrics_collector", None):
+        self.wsgi = self._observation.connect(application, log)
+        self._loop = RequestLoop(self, self._cache, self._observation, self._clients, self._turns, self._health)
+        inflight = self._loop.inflight
+        if brief_calls := getattr(application, "brief_calls", None):
+            brief_calls.has_lone_client = inflight.has_lone_client
+        if collector := getattr(application, "metrics_collector", None):
             collector.add_budget("unsent_responses", self._unsent)
             collector.watch_connections(lambda: (len(self._connections), self.worker_connections))
+            collector.watch_requests(lambda: inflight.count)
             collector.watch_exchanges(self._observation.deliver)
-        self.wsgi = self._observation.connect(self.wsgi, log)
-        self._loop = RequestLoop(
-            self, self._cache, self._observation, self._inflight, self._clients, self._turns, self._health
-        )
         self.cfg.__dict__["post_request"] = self._observation.reporting(self.cfg.post_request)
 
     def handle(self, listener: Any, client: Any, addr: Any) -> None:

@@ -12,7 +12,6 @@ from docker_registry.metrics.recorder import MirrorRecorder
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.resources.memory_budget import MemoryBudget
-from docker_registry.server.inflight import InflightRequests
 
 #: Drivers that the CNCF distribution registry has too, and their names there.
 _DRIVERS: Final = {"azureblob": "azure", "file": "filesystem", "memory": "inmemory", "s3": "s3aws"}
@@ -30,23 +29,21 @@ class MetricsCollector:
         registry: OciRegistry,
         search_updates: SearchUpdates,
         times: StorageTimes,
-        inflight: InflightRequests,
         storage: str,
     ) -> None:
         """
         Args:
             times: durations of the calls of the store.
-            inflight: requests in progress.
             storage: name of its driver.
         """
         self._registry = registry
         self._search_updates = search_updates
         self._times = times
-        self._inflight = inflight
         self._driver = _DRIVERS.get(storage, storage)
         self._budgets = {"json": registry.json_budget.memory}
         self._mirrors: list[tuple[MirrorRecorder, Callable[[], Mapping[tuple[str, str], int]]]] = []
         self._connections: Callable[[], tuple[int, int]] = lambda: (0, 0)
+        self._requests: Callable[[], int] = lambda: 0
         self._deliver: Callable[[], object] = lambda: None
 
     def add_budget(self, name: str, budget: MemoryBudget) -> None:
@@ -71,6 +68,15 @@ class MetricsCollector:
             connections: returns their number and its limit.
         """
         self._connections = connections
+
+    def watch_requests(self, requests: Callable[[], int]) -> None:
+        """
+        Add the requests in progress to the metrics.
+
+        Args:
+            requests: returns their number.
+        """
+        self._requests = requests
 
     def watch_exchanges(self, deliver: Callable[[], object]) -> None:
         """
@@ -100,7 +106,7 @@ class MetricsCollector:
         connections, limit = self._connections()
         gauges["registry_connections",] = connections
         gauges["registry_connections_limit",] = limit
-        gauges["registry_http_in_flight_requests",] = self._inflight.count
+        gauges["registry_http_in_flight_requests",] = self._requests()
 
     def _collect_storage(self, numbers: Numbers) -> None:
         for action, times in self._times.actions.items():

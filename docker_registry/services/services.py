@@ -32,7 +32,7 @@ from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.search.index import NullIndex, SearchIndex
 from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.resources.memory_budget import MemoryBudget
-from docker_registry.server.inflight import BriefCalls, InflightRequests
+from docker_registry.server.brief_calls import BriefCalls
 from docker_registry.services.access import restrict
 from docker_registry.services.metrics_collector import MetricsCollector
 from docker_registry.services.mirrors import (
@@ -74,7 +74,7 @@ class Services:
         error_reporting: passes logged errors to the configured reporters, once it watches the log.
         trusted_proxies: proxies whose headers tell the client's address.
         external_url: the URL under which clients reach the registry.
-        inflight: the requests in progress, as the worker reports them.
+        brief_calls: runs the brief disk waits of the store.
         mirror: the mirror of upstream registries; None if none is configured.
         v1_mirror: the mirror of a registry for API V1; None if none is configured.
         mirror_recorder: counts requests for mirrored content; None if nothing is mirrored.
@@ -96,7 +96,7 @@ class Services:
     diff_queue: RedisDiffQueue | None
     error_reporting: ErrorReporting
     health: Health
-    inflight: InflightRequests
+    brief_calls: BriefCalls
     trusted_proxies: TrustedProxies
     external_url: ExternalUrl
     read_only: ReadOnly
@@ -197,8 +197,8 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
                 "metrics_by_repository needs metrics_address, because names of repositories may be private."
             )
         times = StorageTimes() if config.metrics or config.metrics_address else None
-        inflight = InflightRequests()
-        registry = _open_registry(config, driver or open_driver(config, times, BriefCalls(inflight)))
+        brief_calls = BriefCalls()
+        registry = _open_registry(config, driver or open_driver(config, times, brief_calls))
         if (folder := shared_folder()) is not None:
             registry.tags.locks.share(folder / "tag-locks")
         legacy, bridge, diff_queue = None, None, None
@@ -232,7 +232,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         observers += pull_observers(mirror)
         metrics, metrics_collector = None, None
         if times is not None:
-            metrics_collector = MetricsCollector(registry, search_updates, times, inflight, config.storage)
+            metrics_collector = MetricsCollector(registry, search_updates, times, config.storage)
             metrics_collector.add_budget("body_memory", body_memory)
             metrics = open_metrics(config, metrics_collector)
         mirror_recorder = record_mirror(mirror, metrics_collector)
@@ -256,7 +256,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
             diff_queue=diff_queue,
             error_reporting=error_reporting,
             health=Health(registry.probe_reading, config.drain_delay),
-            inflight=inflight,
+            brief_calls=brief_calls,
             observers=tuple(observers),
             read_only=read_only,
             mirror=mirror,

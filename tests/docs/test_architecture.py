@@ -50,7 +50,7 @@ IMPORTS = {
         "metrics",
         "registry",
         "resources",
-        "server.inflight",
+        "server.brief_calls",
         "services",
         "tracing",
     },

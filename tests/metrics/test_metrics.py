@@ -127,6 +127,7 @@ class TestFourWorkers:
         assert 1 <= samples["registry_search_updates_total",]
         assert 1 <= samples["registry_leases_total", ("result", "taken"), ("work", "housekeeping")]
         assert 4 * 2000 == samples["registry_connections_limit",]
+        assert 1 <= samples["registry_http_in_flight_requests",]  # this one
         budgets = {dict(key[1:])["budget"] for key in samples if key[0] == "registry_budget_waits_total"}
         assert {"body_memory", "json", "unsent_responses"} == budgets
         documented = (ROOT / "docs/operations.md").read_text()

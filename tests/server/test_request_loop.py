@@ -1,4 +1,4 @@
-"""The requests of one connection, answered in this process over a real socket pair."""
+"""The requests of one connection, over a real socket pair in this process, and the requests in progress."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from gunicorn.glogging import Logger
 
 from docker_registry import dependencies
 from docker_registry.server.client_socket import PlainSocket
-from docker_registry.server.inflight import InflightRequests
 from docker_registry.server.observation import Observation
 from docker_registry.server.request_head import CommonParts, HeadParser
-from docker_registry.server.request_loop import RequestLoop
+from docker_registry.server.request_loop import InflightRequests, RequestLoop
 from docker_registry.server.response_cache import ResponseCache
 from docker_registry.server.turns import Turns
+from tests.support.clock import Clock
 
 GET = b"GET / HTTP/1.1\r\n\r\n"
 
@@ -44,8 +44,8 @@ def connection(called):
         alive=True, cfg=cfg, is_replaced=False, log=Logger(cfg), max_requests=sys.maxsize, nr=0, silence_seconds=20
     )
     worker.wsgi = observation.connect(application, None)
-    cache, inflight, clients = ResponseCache(), InflightRequests(), []
-    loop = RequestLoop(worker, cache, observation, inflight, clients, Turns(), None)
+    cache, clients = ResponseCache(), []
+    loop = RequestLoop(worker, cache, observation, clients, Turns(), None)
     client, server = socket.socketpair()
     client.settimeout(20)
     server = PlainSocket(server.family, server.type, server.proto, fileno=server.detach())
@@ -75,3 +75,57 @@ class TestTheRestOfAHead:
         server.active_since = 0.0
         with server.limited_head():
             assert server.active_since > 0
+
+
+@pytest.fixture
+def clock():
+    return Clock()
+
+
+@pytest.fixture
+def inflight(clock):
+    return InflightRequests(clock)
+
+
+class TestALoneClient:
+    def test_sends_the_only_request(self, inflight):
+        inflight.begin(7)
+        assert inflight.has_lone_client()
+
+    def test_is_not_alone_beside_another_request(self, inflight, clock):
+        inflight.begin(7)
+        clock.now += 60
+        inflight.begin(8)
+        clock.now += 60
+        assert not inflight.has_lone_client()
+        inflight.end()
+        assert inflight.has_lone_client()
+
+    def test_is_not_alone_while_connections_alternate(self, inflight, clock):
+        for connection in (7, 8, 7, 8):
+            inflight.begin(connection)
+            found = inflight.has_lone_client()
+            inflight.end()
+            clock.now += 0.1
+        assert not found
+
+    @pytest.mark.parametrize(("seconds", "expected"), [(0.9, False), (1.1, True)])
+    def test_is_alone_after_a_second_without_requests_of_others(self, inflight, clock, seconds, expected):
+        inflight.begin(7)
+        inflight.end()
+        inflight.begin(8)
+        clock.now += seconds
+        assert expected == inflight.has_lone_client()
+
+    def test_is_not_alone_just_after_a_cached_response_to_another(self, inflight):
+        inflight.saw(7)
+        inflight.begin(8)
+        assert not inflight.has_lone_client()
+
+    def test_is_alone_after_a_cached_response_to_itself(self, inflight):
+        inflight.saw(7)
+        inflight.begin(7)
+        assert inflight.has_lone_client()
+
+    def test_is_not_alone_if_no_requests_are_reported(self, inflight):
+        assert not inflight.has_lone_client()

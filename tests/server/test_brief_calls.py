@@ -1,4 +1,4 @@
-"""Requests in progress, and the thread of brief disk waits."""
+"""The thread of brief disk waits, and the workers that have a lone client."""
 
 from __future__ import annotations
 
@@ -11,87 +11,31 @@ import requests
 
 from docker_registry.app import create_app
 from docker_registry.config.schema import load_config
-from docker_registry.server.inflight import BriefCalls, InflightRequests
+from docker_registry.server.brief_calls import BriefCalls
 from docker_registry.services import build
 from tests.support import processes
-from tests.support.clock import Clock
 from tests.support.gevent_program import ROOT, under_gevent
-
-
-@pytest.fixture
-def clock():
-    return Clock()
-
-
-@pytest.fixture
-def inflight(clock):
-    return InflightRequests(clock)
-
-
-class TestALoneClient:
-    def test_sends_the_only_request(self, inflight):
-        inflight.begin(7)
-        assert inflight.has_lone_client
-
-    def test_is_not_alone_beside_another_request(self, inflight, clock):
-        inflight.begin(7)
-        clock.now += 60
-        inflight.begin(8)
-        clock.now += 60
-        assert not inflight.has_lone_client
-        inflight.end()
-        assert inflight.has_lone_client
-
-    def test_is_not_alone_while_connections_alternate(self, inflight, clock):
-        for connection in (7, 8, 7, 8):
-            inflight.begin(connection)
-            found = inflight.has_lone_client
-            inflight.end()
-            clock.now += 0.1
-        assert not found
-
-    @pytest.mark.parametrize(("seconds", "expected"), [(0.9, False), (1.1, True)])
-    def test_is_alone_after_a_second_without_requests_of_others(self, inflight, clock, seconds, expected):
-        inflight.begin(7)
-        inflight.end()
-        inflight.begin(8)
-        clock.now += seconds
-        assert expected == inflight.has_lone_client
-
-    def test_is_not_alone_just_after_a_cached_response_to_another(self, inflight):
-        inflight.saw(7)
-        inflight.begin(8)
-        assert not inflight.has_lone_client
-
-    def test_is_alone_after_a_cached_response_to_itself(self, inflight):
-        inflight.saw(7)
-        inflight.begin(7)
-        assert inflight.has_lone_client
-
-    def test_is_not_alone_if_no_requests_are_reported(self, inflight):
-        assert not inflight.has_lone_client
-
 
 #: Each call advances a clock by the time that it takes.
 CALLS = """
 from types import SimpleNamespace
-from docker_registry.server import inflight
-from docker_registry.app import create_app
-from docker_registry.config.schema import load_config
-from docker_registry.server.inflight import BriefCalls, InflightRequests
+from docker_registry.server import brief_calls
+from docker_registry.server.brief_calls import BriefCalls
+from docker_registry.server.request_loop import InflightRequests
 now = [1000.0]
 def take(seconds):
     now[0] += seconds
-inflight.time = SimpleNamespace(monotonic=lambda: now[0])
+brief_calls.time = SimpleNamespace(monotonic=lambda: now[0])
 requests = InflightRequests()
-run_brief = BriefCalls(requests)
+run_brief = BriefCalls()
+run_brief.has_lone_client = requests.has_lone_client
 requests.begin(7)
 """
 
 
 class TestABriefCall:
     def test_returns_its_result(self):
-        assert 3 == BriefCalls(InflightRequests())(max, 1, 3)
+        assert 3 == BriefCalls()(max, 1, 3)
 
     @pytest.mark.parametrize(("other", "is_here"), [("", True), ("requests.begin(8)\n", False)])
     def test_runs_in_the_calling_thread_for_a_lone_client_only(self, other, is_here):
@@ -126,8 +70,8 @@ def test_the_configured_driver_runs_its_brief_calls_so(tmp_path):
     config = load_config({"STORAGE_PATH": str(tmp_path / "store"), "SEARCH_BACKEND": ""})
     with build(config) as services:
         driver = services.registry.driver
-        assert isinstance(getattr(driver, "driver", driver).run_brief, BriefCalls)
-        assert 0 == create_app(services).inflight.count == services.inflight.count
+        assert services.brief_calls is getattr(driver, "driver", driver).run_brief
+        assert services.brief_calls is create_app(services).brief_calls
 
 
 @pytest.fixture(scope="module")
@@ -136,9 +80,9 @@ def url(tmp_path_factory):
     port = processes.free_port()
     command = [
         sys.executable, "-m", "gunicorn", "-k", "docker_registry.server.worker.RegistryWorker",
-        "-b", f"127.0.0.1:{port}", "--keep-alive", "60", "tests.support.inflight_application:application",
+        "-b", f"127.0.0.1:{port}", "--keep-alive", "60", "tests.support.lone_client_application:application",
     ]  # fmt: skip
-    log = tmp_path_factory.mktemp("inflight") / "log"
+    log = tmp_path_factory.mktemp("lone-client") / "log"
     with processes.running(command, log, lambda: processes.listens(port), {"PYTHONPATH": str(ROOT)}):
         yield f"http://127.0.0.1:{port}"
 
