@@ -25,10 +25,12 @@ TOP_LEVEL = """
 
 
 class TestTheRepository:
-    def test_has_only_known_files_at_its_top_level(self):
-        """Commands that tests run create files in the current folder if their arguments are taken for paths."""
+    def test_has_no_files_that_tests_left(self):
+        """Commands create files in the current folder if their arguments are taken for paths, stores in fixtures."""
         listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, check=True, capture_output=True, text=True)
-        assert set(TOP_LEVEL.split()) == {path.partition("/")[0] for path in listed.stdout.rstrip("\0").split("\0")}
+        paths = listed.stdout.rstrip("\0").split("\0")
+        assert set(TOP_LEVEL.split()) == {path.partition("/")[0] for path in paths}
+        assert [] == [path for path in paths if "/.docker-registry/" in path]
 
 
 @pytest.fixture(scope="module")

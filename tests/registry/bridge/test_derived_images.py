@@ -41,7 +41,7 @@ from tests.support.v1_images import loads, make
 
 
 class TestAnImagePushedByV2:
-    def test_has_the_ids_and_json_that_docker_gave_it(self, registry):
+    def test_has_the_ids_and_json_that_docker_gave_it(self, registry, tmp_path):
         index = json.loads((GOLDEN / "oci-image/index.json").read_text())
         blobs = GOLDEN / "oci-image/blobs/sha256"
         payload = (blobs / index["manifests"][0]["digest"].removeprefix("sha256:")).read_bytes()
@@ -49,7 +49,7 @@ class TestAnImagePushedByV2:
             put_blob(registry, path.read_bytes())
         registry.manifest_pushes.put(NEW, V2, payload, None)
         name, _, tag = PUSHED.partition(":")
-        golden = Registry(FileDriver(storage_path=v1_trees.FIXTURES / "registry-0.7.1"))
+        golden = Registry(FileDriver(storage_path=v1_trees.copy("registry-0.7.1", tmp_path / "golden")))
         top = golden.image_tags.get(ImageRepositoryName.parse(name), Tag(tag))
         assert top == v1_image(registry, OLD, V2)
         assert golden.images.ancestry(top) == registry.images.ancestry(top)
