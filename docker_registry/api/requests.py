@@ -14,7 +14,6 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Final
 
-from flask import request
 from gunicorn.http.errors import ParseException
 
 from docker_registry.api.flask_app import BODY_MEMORY, PRINCIPAL, RESERVATIONS, current_request
@@ -60,7 +59,7 @@ _LARGEST_BLOCK_BYTES: Final = 1024 * 1024
 
 def requested_name(name: RepositoryName) -> str:
     """Return the name by which the client has requested a repository; that of a mirrored one may differ here."""
-    return str(request.environ.get(REQUESTED_NAME, name))
+    return str(current_request().environ.get(REQUESTED_NAME, name))
 
 
 def principal() -> Principal:
@@ -81,7 +80,7 @@ def actor(reason: Reason) -> Actor:
 
 def must_prove() -> bool:
     """Return whether the client must push the layer of an image even if the registry has the image already."""
-    return bool(request.environ.get(MUST_PROVE))
+    return bool(current_request().environ.get(MUST_PROVE))
 
 
 def is_restricted() -> bool:

@@ -57,7 +57,7 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
         """Store a manifest and update its tags (end-7)."""
         tags = [Tag.parse(text) for text in request.args.getlist("tag")] if isinstance(reference, Digest) else []
         payload = requests.read_body(registry.manifest_pushes.max_manifest_bytes)
-        moved = [*tags, *_tag(reference)]
+        moved = [reference] if isinstance(reference, Tag) else tags
         guard = authorization.overwrite_guard(registry.access, name, moved) if requests.is_restricted() else None
         pushed = registry.manifest_pushes.put(
             name,
@@ -84,10 +84,6 @@ def blueprint(registry: OciRegistry, downloads: Downloads, *, delete_tags: bool,
         return Response(status=202)
 
     return bp
-
-
-def _tag(reference: Reference) -> tuple[Tag, ...]:
-    return (reference,) if isinstance(reference, Tag) else ()
 
 
 def _created(name: RepositoryName, pushed: Pushed, many_tags: bool) -> Response:
