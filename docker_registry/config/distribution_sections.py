@@ -179,7 +179,7 @@ def _http(given: dict[str, Any], translation: Translation) -> None:
     if not isinstance(headers, dict):
         raise ValueError("http.headers must be a section")
     for name, value in headers.items():
-        lower = name.lower()
+        lower = str(name).lower()  # None for an empty key
         if lower in _CORS:
             values = texts(f"http.headers.{name}", value)
             is_single = lower in ("access-control-allow-credentials", "access-control-max-age")
@@ -193,7 +193,7 @@ def _http(given: dict[str, Any], translation: Translation) -> None:
 def _tls(given: dict[str, Any], translation: Translation) -> None:
     authority = _file("http.tls.clientcas", given)
     accepted = {"require-and-verify-client-cert": "required", "verify-client-cert-if-given": "optional"}
-    wanted = given.get("http.tls.clientauth") or "require-and-verify-client-cert"
+    wanted = text(given.get("http.tls.clientauth") or "require-and-verify-client-cert")
     if authority:
         if wanted not in accepted:
             raise ValueError(f"http.tls.clientauth cannot be honoured. Use one of {', '.join(accepted)}.")
@@ -260,7 +260,7 @@ def _proxy(given: dict[str, Any], translation: Translation) -> None:
     translation.set("mirroring.default", name)
     translation.set("v1", "false")
     kept = text(given.get("proxy.ttl") or _PROXY_TTL)
-    if kept != "0" and duration("proxy.ttl", kept):  # 0: for ever
+    if duration("proxy.ttl", kept):  # 0: for ever
         translation.set("mirroring.max_age", seconds("proxy.ttl", kept))
 
 

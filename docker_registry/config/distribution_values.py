@@ -7,6 +7,8 @@ import re
 from typing import Any, Final
 
 _DURATION: Final = re.compile(r"([0-9.]+)(ns|us|µs|ms|s|m|h)")
+#: The longest duration of Go: 64 bits of nanoseconds.
+_MAX_SECONDS: Final = 2**63 * 1e-9
 _SECONDS: Final = {"ns": 1e-9, "us": 1e-6, "µs": 1e-6, "ms": 1e-3, "s": 1, "m": 60, "h": 3600}
 
 
@@ -35,18 +37,24 @@ def seconds(name: str, value: Any) -> str:
 
 def duration(name: str, value: Any) -> float:
     """
-    Return a duration of Go, such as 1h30m, in seconds.
+    Return a duration of Go, such as 1h30m or 0, in seconds.
 
     Raises:
         ValueError: it is not a duration.
     """
+    if value == "0":
+        return 0.0
+    wrong = ValueError(f"{name} must be a duration, such as 168h or 1h30m")
     found = _DURATION.findall(text(value))
     if not found or "".join(number + unit for number, unit in found) != value:
-        raise ValueError(f"{name} must be a duration, such as 168h or 1h30m")
+        raise wrong
     try:
-        return sum(float(number) * _SECONDS[unit] for number, unit in found)
+        total = sum(float(number) * _SECONDS[unit] for number, unit in found)
     except ValueError:
-        raise ValueError(f"{name} must be a duration, such as 168h or 1h30m") from None
+        raise wrong from None
+    if total > _MAX_SECONDS:
+        raise wrong
+    return total
 
 
 def texts(name: str, value: Any) -> list[str]:

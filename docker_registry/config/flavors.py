@@ -42,6 +42,8 @@ DEFAULT_FLAVOR: Final = "dev"
 
 _ENV: Final = "_env:"
 _RESOLVED_TAGS: Final = {"tag:yaml.org,2002:null", "tag:yaml.org,2002:merge"}
+#: Explicit tags, such as ``!!int``, that change nothing: their scalars are read as text, too.
+_TEXT_TAGS: Final = tuple(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "int", "float", "timestamp"))
 
 
 @dataclass(frozen=True, slots=True)
@@ -250,11 +252,17 @@ _TEXT_RESOLVERS: Final = {
     for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
 }
 
+_TEXT_CONSTRUCTORS: Final[dict[Any, Any]] = {
+    **yaml.SafeLoader.yaml_constructors,
+    **dict.fromkeys(_TEXT_TAGS, yaml.SafeLoader.construct_scalar),
+}
+
 
 class _TextLoader(yaml.SafeLoader):
     """A safe YAML loader that leaves every scalar a string, exactly as written."""
 
     yaml_implicit_resolvers = _TEXT_RESOLVERS
+    yaml_constructors = _TEXT_CONSTRUCTORS
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         """Reject duplicate keys, of which PyYAML would silently drop the first."""
@@ -267,6 +275,7 @@ class _FastTextLoader(getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: i
     """The same, with the parser of libyaml if PyYAML was built with it."""
 
     yaml_implicit_resolvers = _TEXT_RESOLVERS
+    yaml_constructors = _TEXT_CONSTRUCTORS
 
     def get_single_node(self) -> yaml.Node | None:
         """Reject duplicate keys of all mappings."""

@@ -204,6 +204,7 @@ class TestAFile:
             "GUNICORN_GRACEFUL_TIMEOUT": "60",
             "GUNICORN_ACCESS_LOG_FILE": "none",
         } == variables(text)
+        assert "1" == variables(text.replace("60s", "0"))["GUNICORN_GRACEFUL_TIMEOUT"]
         assert "REGISTRY_PORT" not in variables(text, REGISTRY_PORT="6000")
         assert "5005" == variables(text, REGISTRY_PORT="tcp://10.0.0.1:5000")["REGISTRY_PORT"]
 
@@ -227,6 +228,7 @@ class TestAFile:
                 "http: {tls: {clientauth: request-client-cert, clientcas: [a]}}",
                 "http.tls.clientauth cannot be honoured",
             ),
+            ("http: {tls: {clientauth: [a], clientcas: [a]}}", "http.tls.clientauth cannot be honoured"),
             ("http: {tls: {ciphersuites: [a]}}", "http.tls.ciphersuites cannot be honoured"),
             ("http: {tls: {clientca: a}}", "http.tls.clientca is unknown, and dangerous"),
             (
@@ -251,6 +253,7 @@ class TestAFile:
             ("middleware: {storage: [{name: redirect}]}", "middleware.storage cannot be honoured"),
             ("  inmemory: {}", "storage must have exactly one driver, not filesystem, inmemory"),
             ("  maintenance: {uploadpurging: {age: week}}", "uploadpurging.age must be a duration"),
+            (f"  maintenance: {{uploadpurging: {{age: {'9' * 400}h}}}}", "uploadpurging.age must be a duration"),
         ],
     )
     def test_that_cannot_be_honoured_prevents_the_start(self, load, text, message):

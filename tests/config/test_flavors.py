@@ -161,6 +161,10 @@ class TestAScalar:
     def test_may_be_null(self, read, text):
         assert {"a": None} == read(f"dev:\n    a: {text}").tree
 
+    @pytest.mark.parametrize("tag", ["bool", "int", "float", "timestamp"])
+    def test_keeps_its_characters_also_with_a_tag(self, read, tag):
+        assert {"a": "0123 x"} == read(f"dev:\n    a: !!{tag} 0123 x").tree
+
     def test_in_quotes_is_text(self, read):
         assert {"a": "~", "b": "null"} == read("dev: {a: '~', b: \"null\"}").tree
 
