@@ -8,6 +8,7 @@ types (``0123`` is 83, ``no`` is false) are not used.
 
 from __future__ import annotations
 
+import keyword
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
@@ -227,6 +228,19 @@ def fill(declaration: type[Declaration], values: Mapping[str, Any], prefix: str 
         elif name in values:
             others[entry.name] = values[name]
     return declaration(**others)
+
+
+def value_of(section: object, name: str) -> Any:
+    """
+    Return the value of a setting.
+
+    Args:
+        section: an instance of the dataclass that declares it, directly or in a section.
+        name: its dotted name.
+    """
+    for part in name.split("."):
+        section = getattr(section, f"{part}_" if keyword.iskeyword(part) else part)
+    return section
 
 
 def _name(entry: Field[Any]) -> str:

@@ -12,13 +12,14 @@ import yaml
 from docker_registry.config import legacy
 from docker_registry.config.flavors import merge, variable
 from docker_registry.config.schema import Config
-from docker_registry.settings import TYPES, Section, Setting, flatten, settings_of
+from docker_registry.settings import TYPES, Section, Setting, flatten, settings_of, value_of
 
 MASK: Final = "********"
 
-#: The text before the password in ``scheme://user:password@host``, and before the value in ``…password=…``.
+#: The text before the password in ``scheme://user:password@host``, and before the value in ``…password=…``. A user name
+#: may contain an ``@``, as those of Azure's databases do.
 _PASSWORDS = re.compile(
-    r"(://[^:/@]*:).*(?=@)|(\b\w*(?:password|passwd|pwd|secret|token)=)[^&;]*", re.IGNORECASE | re.DOTALL
+    r"(://[^:/]*:).*(?=@)|(\b\w*(?:password|passwd|pwd|secret|token)=)[^&;]*", re.IGNORECASE | re.DOTALL
 )
 
 
@@ -139,10 +140,7 @@ def _tree(section: Section, values: object) -> dict[str, Any]:
     """Return the settings of a section and of its nested sections, with secrets masked."""
     tree: dict[str, Any] = {}
     for setting in settings_of(section):
-        value = values
-        for name in setting.name.split("."):
-            value = getattr(value, name)
-        tree = merge(tree, _nested(setting, value))
+        tree = merge(tree, _nested(setting, value_of(values, setting.name)))
     return tree
 
 

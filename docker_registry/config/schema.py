@@ -22,7 +22,7 @@ from docker_registry.config import legacy
 from docker_registry.config.flavors import DEFAULT_FLAVOR, Flavor, did_you_mean, read_flavor, variable
 from docker_registry.config.sections import Auth, Cache, CacheLru, Cors, EmailExceptions, Mirroring, Tls
 from docker_registry.errors import ConfigError
-from docker_registry.settings import Setting, fill, flatten, setting, settings_of, without_value
+from docker_registry.settings import Setting, fill, flatten, setting, settings_of, value_of, without_value
 
 logger = logging.getLogger(__name__)
 
@@ -168,22 +168,16 @@ class Config:
 
 def secret_values(config: Config) -> frozenset[str]:
     """Return the values of all secret settings, which must not appear in logs or reports."""
-    declared = [(definition, _look_up(config, definition.name)) for definition in settings_of(Config)]
+    declared = [(definition, value_of(config, definition.name)) for definition in settings_of(Config)]
     declared += [(each, config.driver_options.get(each.keyword)) for each in config.driver_settings]
     found: set[object] = set()
     for definition, value in declared:
         if definition.section is not None:
             secret_names = [field.name for field in settings_of(definition.section) if field.secret]
-            found |= {text for item in value or () for name in secret_names if (text := _look_up(item, name))}
+            found |= {text for item in value or () for name in secret_names if (text := value_of(item, name))}
         elif definition.secret and value:
             found.add(value)
     return frozenset(map(str, found))
-
-
-def _look_up(section: object, name: str) -> Any:
-    for part in name.split("."):
-        section = getattr(section, part)
-    return section
 
 
 def load_config(environ: Mapping[str, str] | None = None) -> Config:

@@ -12,7 +12,7 @@ from docker_registry import drivers
 from docker_registry.config import flavors
 from docker_registry.config.render import reference, render
 from docker_registry.config.schema import Config, load_config
-from docker_registry.config.sections import Cache, Cors, Mirroring
+from docker_registry.config.sections import Auth, Cache, Cors, Issuer, Mirroring
 from docker_registry.settings import Setting, setting, settings_of
 
 ROOT = Path(__file__).parent.parent.parent
@@ -64,17 +64,21 @@ class TestTheEffectiveConfiguration:
         assert {"a": "https://u:********@b"} == shown["hosts"]
 
     def test_can_be_loaded_as_a_file(self, tmp_path):
-        config = Config(storage="memory", search_backend="0123", loglevel="debug", mirroring=Mirroring(source="true"))
+        issuer = Issuer(issuer="https://ci", audience="registry", match={"sub": "a/**"}, as_="ci:${sub}")
+        config = Config(
+            storage="memory",
+            search_backend="0123",
+            loglevel="debug",
+            mirroring=Mirroring(source="true"),
+            auth=Auth(oidc=(issuer,)),
+        )
         path = tmp_path / "registry.yml"
         path.write_text(render(config))
 
         again = load_config({"DOCKER_REGISTRY_CONFIG": str(path)})
 
-        assert (config.search_backend, config.mirroring, config.cors) == (
-            again.search_backend,
-            again.mirroring,
-            again.cors,
-        )
+        for name in ("search_backend", "mirroring", "cors", "auth"):
+            assert getattr(config, name) == getattr(again, name)
 
 
 class TestASecret:
@@ -85,13 +89,14 @@ class TestASecret:
             Config(bugsnag="s3cret"),
             Config(sqlalchemy_index_database="mysql://me:s3cret@h/db"),
             Config(sqlalchemy_index_database="mysql://me:s3c/s3cret@s3cret@h/db"),
+            Config(sqlalchemy_index_database="postgresql://me@server:s3cret@h/db"),
             Config(sqlalchemy_index_database="postgresql://h/db?user=me&password=s3cret&sslmode=off"),
             Config(mirroring=Mirroring(source="https://:s3cret@h/")),
             Config(mirroring=Mirroring(source="https://the user:a s3cret of\ntwo lines@h/")),
             Config(sqlalchemy_index_database="postgresql://h/db?password=a s3cret&sslmode=off"),
             Config(cors=Cors(origins=("https://me:s3cret@h",))),
         ],
-        ids=range(9),
+        ids=range(10),
     )
     def test_is_never_shown(self, config):
         shown = render(config)
