@@ -14,8 +14,8 @@ _SHORT: Final = 6
 #: What precedes a secret is kept, what follows the group is replaced. Patterns that search a word (``[\w-]*``) are only
 #: tried where it begins: if they were tried inside it too, the time would grow with the square of its length.
 _PATTERNS: Final = (
-    # scheme://user:password@host
-    re.compile(r"(?P<kept>\w://[^\s:/@]*:)[^\s/]*(?=@)"),
+    # scheme://user:password@host; the user name may contain an @
+    re.compile(r"(?P<kept>\w://[^\s:/]*:)[^\s/]*(?=@)"),
     # Headers as text and in mappings: Authorization: Basic …, 'Cookie': 'a=b; c=d'.
     re.compile(
         r"(?P<kept>(?:(?<![\w-])[\w-]*authorization|\b(?:set-)?cookie)\b['\"]?\s*[:=]\s*['\"]?)[^\r\n'\"]+",

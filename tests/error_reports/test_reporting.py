@@ -250,14 +250,15 @@ class TestRedaction:
             "{'Authorization': 'Token signature=s3cret,repository=\"a\"'}",
             "Bearer s3cret.token",
             "https://me:s3cret@host/x",
+            "postgresql://me@server:s3cret@host/x",
             "?X-Amz-Signature=s3cret&x=1",
             "temp_url_sig=s3cret",
             '{"password": "s3cret"}',
-            "known s3cret",
+            "known-s3cret",
         ],
     )
     def test_masks_secrets(self, text):
-        redacted = Redactor(["s3cret"]).redact(text)
+        redacted = Redactor(["known-s3cret"]).redact(text)
         assert ("s3cret" in redacted, "czNj" in redacted, "****" in redacted) == (False, False, True)
 
     def test_masks_a_signed_text_inside_a_word(self):
