@@ -27,6 +27,8 @@ _BLOCK_BYTES: Final = 256 * 1024
 _DELETE_BATCH: Final = 1000
 #: Maximum number of consecutive resumes of a read that receive no byte.
 _RESUMES: Final = 3
+#: Entries that are requested to find one file: a folder may begin with markers, which are not files.
+_PROBE_ENTRIES: Final = 16
 _KEY_HEADER: Final = "x-container-meta-temp-url-key"
 _GONE: Final = "The container of swift_container is gone."
 #: After a successful listing, the container is assumed to exist for this long.
@@ -244,24 +246,26 @@ class SwiftContainer:
             yield
         except PathNotFound:
             if time.monotonic() > self._listed_at + _TRUST_SECONDS:
-                for _ in self.entries(""):
-                    break
+                next(self.entries("", page_entries=1), None)
             raise
 
     # ----------------------------------------------------------------------------------------- many objects
 
-    def entries(self, prefix: str, delimiter: str | None = None) -> Iterator[Entry]:
+    def entries(self, prefix: str, delimiter: str | None = None, page_entries: int | None = None) -> Iterator[Entry]:
         """
         Yield the objects whose names begin with a prefix, folder markers included, in Swift's order.
 
         Args:
             delimiter: names that contain it after the prefix are grouped: each group is yielded once, as a folder.
+            page_entries: number of entries to request at a time; None for as many as Swift sends, usually 10,000.
         """
         marker = ""
         while True:
             with self._connections.acquire() as connection:
                 try:
-                    _, page = connection.get_container(self.name, marker, prefix=prefix, delimiter=delimiter)
+                    _, page = connection.get_container(
+                        self.name, marker, page_entries, prefix=prefix, delimiter=delimiter
+                    )
                 except ClientException as error:
                     if error.http_status != 404:
                         raise
@@ -279,7 +283,7 @@ class SwiftContainer:
 
     def has_any(self, prefix: str) -> bool:
         """Return whether any object's name begins with a prefix; folder markers do not count."""
-        return any(not entry.is_folder for entry in self.entries(prefix))
+        return any(not entry.is_folder for entry in self.entries(prefix, page_entries=_PROBE_ENTRIES))
 
     def delete_all(self, names: Iterable[str]) -> int:
         """
