@@ -20,8 +20,9 @@ logger = logging.getLogger(__name__)
 #: Time between two publications of the state of the upstreams.
 _STATUS_SECONDS: Final = 60.0
 
-#: How long the lease for rebuilding a search index is held.
+#: How long the lease for rebuilding a search index is held at most, and the time between two attempts to take it.
 _REINDEX_SECONDS: Final = 3600
+_REINDEX_RETRY_SECONDS: Final = 10.0
 
 
 def start(services: Services) -> None:
@@ -144,7 +145,18 @@ def _remove_leftovers(services: Services) -> None:
 
 
 def _fill_search_index(services: Services) -> None:
-    """Rebuild a search index that lacks repositories because it is new or older than this version."""
-    index, registry = services.search_index, services.registry
-    if not index.is_complete() and registry.leases.take("reindex", _REINDEX_SECONDS):
-        logger.info("added %d repositories to the search index", index.reindex(services.search_entries.all()))
+    """
+    Rebuild a search index that lacks repositories because it is new or older than this version.
+
+    Meanwhile other processes wait: they share the index, which is then complete, or have one of their own to rebuild.
+    """
+    index, leases = services.search_index, services.registry.leases
+    while not (index.is_complete() or services.read_only.is_on):
+        if not leases.take("reindex", _REINDEX_SECONDS, ends_with_process=True):
+            gevent.sleep(_REINDEX_RETRY_SECONDS)
+            continue
+        try:
+            logger.info("added %d repositories to the search index", index.reindex(services.search_entries.all()))
+        finally:
+            leases.release("reindex")
+        return

@@ -7,6 +7,7 @@ from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import StorageError, StorageFull
 from docker_registry.registry import layout
+from docker_registry.registry.leases import Leases
 from docker_registry.registry.names import Digest, RepositoryName
 
 CONTENT = b"a blob without references"
@@ -73,3 +74,17 @@ def test_takes_the_steps_after_one_that_fails(caplog):
     assert ["uploads"] == remaining_after_a_run(driver)
     (record,) = [each for each in caplog.records if each.name == housekeeping.__name__]
     assert "housekeeping failed and will be retried" in record.getMessage()
+
+
+def test_fills_the_new_search_index_of_each_host(tmp_path, monkeypatch):
+    driver = MemoryDriver()
+    hosts = [Leases(driver)]
+    hosts[0].take("reindex", 60)  # a host that is still busy
+    monkeypatch.setattr(housekeeping.gevent, "sleep", lambda _: hosts.pop().release("reindex"))
+    for name in ("a.db", "b.db"):
+        database = f"sqlite:///{tmp_path / name}"
+        config = Config(storage="memory", search_backend="sqlalchemy", sqlalchemy_index_database=database)
+        with services.build(config, driver) as built:
+            housekeeping.run_due_work(built)
+            assert built.search_index.is_complete()
+    assert [] == hosts
