@@ -43,7 +43,7 @@ class StoreIdentity:
                 self._known = self._find()
             except StorageError as error:
                 self._ask_at = time.monotonic() + _PAUSE_SECONDS
-                logger.warning("the cache is off because the identity of the store is unknown: %s", error)
+                logger.warning("the identity of the store is unknown, without which the cache is off: %s", error)
         return self._known
 
     def _find(self) -> str | None:
@@ -62,4 +62,7 @@ class StoreIdentity:
         if not self._driver.capabilities.if_match and self._driver.stat(PATH).modified > time.time() - _YOUNG_SECONDS:
             self._ask_at = time.monotonic() + 1
             return None
-        return content.decode("ascii", "replace").strip()
+        identity = content.decode("ascii", "replace").strip()
+        if not identity:  # two such stores would share their cache
+            raise StorageError("The file is empty. Remove it, so that another one is written.", path=PATH)
+        return identity

@@ -75,8 +75,8 @@ class TestAnUnreachableStore:
         assert identity() is not None
 
 
-@pytest.mark.parametrize("content", [b"0123abcd\n", b" 0123abcd "])
-def test_an_identity_written_by_an_operator_is_used(content):
+@pytest.mark.parametrize(("expected", "content"), [("0123abcd", b" 0123abcd\n"), (None, b""), (None, b"\n")])
+def test_an_identity_written_by_an_operator_is_used_unless_it_is_empty(expected, content):
     driver = MemoryDriver()
     driver.put_content(PATH, content)
-    assert "0123abcd" == StoreIdentity(driver)()
+    assert expected == StoreIdentity(driver)()
