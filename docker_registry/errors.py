@@ -69,8 +69,10 @@ class RegistryError(Exception):
         super().__init__(self.sentence, detail)
 
     def __str__(self) -> str:
+        """Return the message and its fields on one line, also if they quote a value with line breaks."""
         fields = ", ".join(f"{name}: {value}" for name, value in self.detail.items())
-        return f"{self.sentence} ({fields})" if fields else self.sentence
+        text = f"{self.sentence} ({fields})" if fields else self.sentence
+        return " ".join(text.splitlines())
 
 
 class ConfigError(RegistryError):

@@ -45,6 +45,9 @@ BOOLEANS: Final = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
+#: The longest duration: a century. Timers and dates of Python do not take the largest numbers.
+MAX_DAYS: Final = 36500
+
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _QUANTITY = re.compile(r"([0-9]{1,15}) ?([A-Za-z]{1,3})")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
@@ -66,6 +69,7 @@ class Setting:
         secret: whether ``docker-registry config`` and every log must mask it.
         choices: the allowed values, case-insensitive; empty allows any value.
         minimum: the smallest allowed number.
+        maximum: the largest allowed number; durations end at :data:`MAX_DAYS` anyway.
         section: the dataclass of each item of a list of sections.
     """
 
@@ -78,6 +82,7 @@ class Setting:
     choices: tuple[str, ...] = field(default=())
     minimum: int | None = None
     section: Section | None = None
+    maximum: int | None = None
 
     def __post_init__(self) -> None:
         if self.type not in TYPES:
@@ -110,7 +115,7 @@ class Setting:
         if self.type is Path:
             return _absolute(raw)
         if self.type is str:
-            return self._choose(raw) if self.choices else raw
+            return self._choose(raw) if self.choices else _check_text(raw)
         return self._convert_scalar(raw.strip())
 
     def _convert_scalar(self, text: str) -> bool | int | float:
@@ -125,6 +130,10 @@ class Setting:
             number = float(text)
         if not math.isfinite(number) or (self.minimum is not None and number < self.minimum):
             raise ValueError(f"must be {self._wanted()}")
+        if self.maximum is not None and number > self.maximum:
+            raise ValueError(f"must be at most {self.maximum}")
+        if self.unit == "seconds" and number > MAX_DAYS * _SUFFIXES["seconds"]["d"]:
+            raise ValueError(f"must be at most {MAX_DAYS}d")
         return number
 
     def _quantity(self, text: str) -> int | None:
@@ -158,14 +167,14 @@ class Setting:
     def _convert_map(self, raw: object) -> dict[str, str]:
         if not isinstance(raw, dict) or not all(isinstance(value, str) for value in raw.values()):
             raise ValueError("must be a map of texts")
-        return {str(key): value for key, value in raw.items()}
+        return {_check_text(str(key)): _check_text(value) for key, value in raw.items()}
 
     def _convert_list(self, raw: object) -> tuple[str, ...]:
         if isinstance(raw, str):
             raw = _flow_list(raw) if raw.lstrip().startswith("[") else [item.strip() for item in raw.split(",")]
         if not isinstance(raw, list) or not all(isinstance(item, str) for item in raw):
             raise ValueError("must be a list of texts")
-        return tuple(self._choose(item) if self.choices else item for item in raw)
+        return tuple(self._choose(item) if self.choices else _check_text(item) for item in raw)
 
     def _choose(self, text: str) -> str:
         for choice in self.choices:
@@ -190,6 +199,7 @@ def setting(
     secret: bool = False,
     choices: tuple[str, ...] = (),
     minimum: int | None = None,
+    maximum: int | None = None,
 ) -> Any:
     """
     Declare a dataclass field as a setting; name and type are those of the field.
@@ -197,8 +207,8 @@ def setting(
     Args:
         default: ``dataclasses.MISSING`` where each item of a list of sections must set it.
     """
-    metadata = {"help": help, "unit": unit, "secret": secret, "choices": choices, "minimum": minimum}
-    return field(default=default, metadata=metadata)
+    limits = {"minimum": minimum, "maximum": maximum}
+    return field(default=default, metadata={"help": help, "unit": unit, "secret": secret, "choices": choices, **limits})
 
 
 def settings_of(declaration: type, prefix: str = "") -> Iterator[Setting]:
@@ -291,11 +301,24 @@ def without_value(name: str) -> str:
     return re.split(r"[^\w.-]", name, maxsplit=1)[0]
 
 
-def _absolute(text: str) -> Path:
+def _check_text(text: str) -> str:
+    """
+    Return *text* if files, sockets and databases can take it.
+
+    Bytes of a variable that are no UTF-8 are accepted, because names of files may contain them.
+    """
     if "\0" in text:
         raise ValueError("contains a NUL character")
     try:
-        return Path(text).expanduser().absolute()
+        text.encode("utf-8", "surrogateescape")
+    except UnicodeEncodeError:
+        raise ValueError("contains half of a surrogate pair, which is no character") from None
+    return text
+
+
+def _absolute(text: str) -> Path:
+    try:
+        return Path(_check_text(text)).expanduser().absolute()
     except RuntimeError:
         raise ValueError("begins with ~, but that user has no home folder") from None
 

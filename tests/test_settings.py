@@ -21,13 +21,27 @@ def refusal(setting: Setting, raw: object) -> str:
 
 
 class TestText:
-    @given(st.text(min_size=1))
+    @given(st.text(st.characters(codec="utf-8", exclude_characters="\0"), min_size=1))
     def test_takes_the_characters_as_they_are(self, text):
         assert text == Setting("password").convert(text)
 
     @pytest.mark.parametrize("text", ["0123", "#x", "true", "null", "~", " padded ", "a:b:c", "[1]", "{a: b}"])
     def test_is_not_guessed_at(self, text):
         assert text == Setting("password").convert(text)
+
+    @pytest.mark.parametrize(
+        ("message", "text"),
+        [("contains a NUL character", "a\0b"), ("contains half of a surrogate pair, which is no character", "\ud800")],
+    )
+    def test_must_be_usable_by_files_and_sockets(self, message, text):
+        assert message == refusal(Setting("audit_log"), text)
+        assert message == refusal(Setting("privileged_key", Path), text)
+        assert message == refusal(Setting("origins", list), ["a", text])
+        assert message == refusal(Setting("hosts", dict), {"a": text})
+        assert message == refusal(Setting("hosts", dict), {text: "a"})
+
+    def test_may_name_a_file_that_is_not_utf_8(self):
+        assert "\udcff" == Setting("audit_log").convert("\udcff")
 
     def test_is_no_list_and_no_section(self):
         assert "must be a text, not a list" == refusal(Setting("host"), ["a"])
@@ -71,6 +85,12 @@ class TestNumbers:
         assert 1 == setting.convert("1")
         assert "must be a whole number, at least 1" == refusal(setting, "0")
 
+    def test_above_the_maximum_is_rejected(self):
+        setting = Setting("port", int, maximum=65535)
+
+        assert 65535 == setting.convert("65535")
+        assert "must be at most 65535" == refusal(setting, "65536")
+
 
 class TestDurationsAndSizes:
     @pytest.mark.parametrize(
@@ -91,6 +111,11 @@ class TestDurationsAndSizes:
     )
     def test_other_suffixes_are_rejected(self, unit, text):
         assert "must be a whole number" in refusal(Setting("n", int, unit=unit), text)
+
+    @pytest.mark.parametrize("text", ["36501d", "1000000000000", "9" * 15 + "d"])
+    def test_a_duration_that_timers_do_not_take_is_rejected(self, text):
+        assert 36500 * 86400 == Setting("ttl", int, unit="seconds").convert("36500d")
+        assert "must be at most 36500d" == refusal(Setting("ttl", int, unit="seconds"), text)
 
     def test_the_minimum_holds(self):
         assert "at least 60" in refusal(Setting("ttl", int, unit="seconds", minimum=60), "59s")

@@ -61,7 +61,9 @@ class Logins:
         Raises:
             ConfigError: the file cannot be read or used.
         """
-        self._users = None if htpasswd_file is None else WatchedFile(htpasswd_file, htpasswd.parse, on_reload)
+        self._users = (
+            None if htpasswd_file is None else WatchedFile(htpasswd_file, htpasswd.parse, on_reload, "auth.htpasswd")
+        )
         self._groups = groups
         self._attempts = Attempts() if attempts is None else attempts
         self._passwords = Passwords(self.users, attempts=self._attempts)

@@ -67,7 +67,7 @@ class PrivilegedKey:
         unknown = [name for name in allowed if name not in HASHES]
         if unknown or not allowed:
             raise ConfigError(f"privileged_key_hashes must be one or more of {', '.join(HASHES)}")
-        self._file = WatchedFile(path, _parse)
+        self._file = WatchedFile(path, _parse, setting="privileged_key")
         self._hashes = [(name, HASHES[name]) for name in HASHES if name in allowed]
         self._now = now
         self._has_warned = False

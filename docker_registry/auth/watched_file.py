@@ -35,6 +35,7 @@ class WatchedFile(Generic[Content]):
         path: Path,
         parse: Callable[[bytes, Path], Content],
         on_reload: Callable[[str], object] = lambda _: None,
+        setting: str = "",
     ) -> None:
         """
         Read the file.
@@ -42,6 +43,7 @@ class WatchedFile(Generic[Content]):
         Args:
             parse: converts the bytes of the file, given its path for messages; raises :class:`ConfigError`.
             on_reload: called with a message for the audit log after changed content was loaded.
+            setting: the name of the setting with *path*, for the error.
 
         Raises:
             ConfigError: the file cannot be read or used.
@@ -54,7 +56,10 @@ class WatchedFile(Generic[Content]):
         self._failure = ""
         self._content: Content
         self.version = 0
-        self._load()
+        try:
+            self._load()
+        except ConfigError as error:
+            raise ConfigError(f"{setting}: {error}" if setting else str(error)) from None
 
     def get(self) -> Content:
         """Return the current content, and record the file as a dependency of the current response."""

@@ -44,7 +44,9 @@ def run(chosen: argparse.Namespace) -> int:
     if not services.has_access_control(config):
         raise ConfigError("Access control is not configured (auth).")
     logins = Logins(config.auth.htpasswd)
-    rules_file = None if config.auth.rules is None else WatchedFile(config.auth.rules, rules.parse)
+    rules_file = (
+        None if config.auth.rules is None else WatchedFile(config.auth.rules, rules.parse, setting="auth.rules")
+    )
     control = AccessControl(OpenPolicy(), logins=logins, rules_file=rules_file)
     scopes = _robot_scopes(chosen.user)
     address = parse_address(chosen.address)

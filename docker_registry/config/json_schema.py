@@ -127,6 +127,8 @@ def _numbers(setting: Setting) -> list[Schema]:
     number: Schema = {"type": "integer" if setting.type is int else "number"}
     if setting.minimum is not None:
         number["minimum"] = setting.minimum
+    if setting.maximum is not None:
+        number["maximum"] = setting.maximum
     forms = [number, {"type": "string", "pattern": _INTEGER if setting.type is int else _FLOAT}]
     if setting.unit in _SUFFIXES:
         forms.append({"type": "string", "pattern": f"^[0-9]{{1,15}} ?{_SUFFIXES[setting.unit]}$"})

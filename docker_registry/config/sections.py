@@ -90,7 +90,7 @@ class Redis:
     host: str | None = setting(
         None, "Host name of the Redis server. Redis is off unless this, `url` or `sentinels` is set."
     )
-    port: int = setting(6379, "Port of the Redis server.", minimum=1)
+    port: int = setting(6379, "Port of the Redis server.", minimum=1, maximum=65535)
     db: int = setting(0, "Redis database number.", minimum=0)
     username: str | None = setting(None, "Redis user name (ACL).")
     password: str | None = setting(None, "Redis password.", secret=True)
@@ -133,7 +133,7 @@ class EmailExceptions:
     """Mail notifications of unexpected errors."""
 
     smtp_host: str | None = setting(None, "Host of the mail server. No mail is sent when unset.")
-    smtp_port: int = setting(25, "Port of the mail server.", minimum=1)
+    smtp_port: int = setting(25, "Port of the mail server.", minimum=1, maximum=65535)
     smtp_login: str | None = setting(None, "User name for the mail server; no authentication without it.")
     smtp_password: str | None = setting(None, "Password for the mail server.", secret=True)
     smtp_secure: str = setting(

@@ -83,7 +83,9 @@ def restrict(
     from docker_registry.auth.rules import rules
     from docker_registry.auth.watched_file import WatchedFile
 
-    rules_file = None if config.auth.rules is None else WatchedFile(config.auth.rules, rules.parse, on_reload)
+    rules_file = (
+        None if config.auth.rules is None else WatchedFile(config.auth.rules, rules.parse, on_reload, "auth.rules")
+    )
 
     def groups() -> frozenset[str]:
         return frozenset() if rules_file is None else rules_file.get().named_groups

@@ -239,7 +239,7 @@ class TestASetting:
             ({"rootcertbundle": None, "jwks": "https://x..y/keys"}, "begins with https://"),
             ({"rootcertbundle": None, "jwks": "https://u:p@x/keys"}, "without user name, password"),
             ({"rootcertbundle": None, "jwks": "https://x/keys", "ca": "missing"}, "cannot be read"),
-            ({"rootcertbundle": None, "jwks": "missing.json"}, "missing.json cannot be read"),
+            ({"rootcertbundle": None, "jwks": "missing.json"}, r"^auth\.token\.jwks: .*missing\.json cannot be read"),
             ({"rootcertbundle": None, "jwks": "~unknown/keys"}, "~unknown/keys cannot be read"),
         ],
     )

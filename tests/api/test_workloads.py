@@ -229,7 +229,7 @@ class TestASetting:
             ({"match": {"sub": "*a*b*c*d*"}}, "empty or has more"),
             ({"as_": "workload"}, "must contain a claim"),
             ({"ca": "missing"}, "cannot be read"),
-            ({"jwks_file": "missing"}, "cannot be read"),
+            ({"jwks_file": "missing"}, "^auth.oidc: jwks_file: .*x cannot be read"),
         ],
     )
     def test_that_is_wrong_stops_the_start(self, provider, tmp_path, changed, sentence):

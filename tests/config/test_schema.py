@@ -183,6 +183,9 @@ class TestAMistake:
             ("upload_ttl must be a whole number of seconds, at least 1", "upload_ttl: 0"),
             ("upload_ttl must be a whole number of seconds, at least 1, not a list", "upload_ttl: [1]"),
             ("cache.port must be a whole number, at least 1", "cache: {port: redis}"),
+            ("cache.port must be at most 65535", "cache: {port: 65536}"),
+            ("audit_log contains a NUL character", r'audit_log: "a\0b"'),
+            ("auth.token.jwks contains a NUL character", r'auth: {token: {jwks: "\0"}}'),
             ("bugsnag must be a text, not a section", "bugsnag: {key: a}"),
             ("cors.origins must be a list of texts", "cors: {origins: {a: b}}"),
             (

@@ -52,10 +52,11 @@ class KeySource(Protocol):
 class FileKeys:
     """Keys in a file of the operator that is read again when it changes; a :class:`KeySource`."""
 
-    def __init__(self, path: Path, parse: Callable[[bytes], Sequence[VerifyingKey]]) -> None:
+    def __init__(self, path: Path, parse: Callable[[bytes], Sequence[VerifyingKey]], setting: str = "") -> None:
         """
         Args:
             parse: :func:`parse_certificates` or :func:`parse_jwks`.
+            setting: the name of the setting with the path, for messages.
 
         Raises:
             ConfigError: the file cannot be read or used.
@@ -67,7 +68,7 @@ class FileKeys:
             except ValueError as error:
                 raise ConfigError(f"{path} {error}") from None
 
-        self._file = WatchedFile(path, parse_file)
+        self._file = WatchedFile(path, parse_file, setting=setting)
 
     @property
     def version(self) -> object:

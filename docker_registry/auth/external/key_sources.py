@@ -28,11 +28,11 @@ def open_keys(section: str, *, certificates: Path | None, jwks: str | None, ca: 
     if (certificates is None) == (jwks is None):
         raise ConfigError(f"{section}: set either rootcertbundle or jwks")
     if certificates is not None:
-        return FileKeys(certificates, parse_certificates)
+        return FileKeys(certificates, parse_certificates, f"{section}.rootcertbundle")
     url = jwks or ""
     if "://" not in url:
-        return FileKeys(Path(os.path.expanduser(url)).absolute(), parse_jwks)
+        return FileKeys(Path(os.path.expanduser(url)).absolute(), parse_jwks, f"{section}.jwks")
     https_documents.check_url(f"{section}.jwks", url)
-    if ca is not None and not ca.is_file():
+    if ca is not None and not os.path.isfile(ca):  # noqa: PTH113 - raises no PermissionError
         raise ConfigError(f"{section}.ca: {ca} cannot be read")
     return RemoteKeys(name, lambda: https_documents.fetch(url, ca))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -88,7 +89,7 @@ class Directory:
             raise ConfigError("auth.ldap.user_base is not set")
         if (bind_dn is None) != (bind_password is None and bind_password_file is None):
             raise ConfigError("auth.ldap.bind_dn and bind_password or bind_password_file belong together")
-        if ca is not None and not ca.is_file():
+        if ca is not None and not os.path.isfile(ca):  # noqa: PTH113 - raises no PermissionError
             raise ConfigError(f"auth.ldap.ca: {ca} cannot be read")
         _check_filter("user_filter", user_filter, (USER,))
         _check_filter("group_filter", group_filter, (DN, USER))

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -99,7 +100,7 @@ class Issuer:
             raise ConfigError(f"auth.oidc: audience and match of {url} must not be empty")
         if not _CLAIM.search(name):
             raise ConfigError(f"auth.oidc: as of {url} must contain a claim, such as ${{sub}}")
-        if ca is not None and not ca.is_file():
+        if ca is not None and not os.path.isfile(ca):  # noqa: PTH113 - raises no PermissionError
             raise ConfigError(f"auth.oidc: ca: {ca} cannot be read")
         self.url = url
         self._audience = audience
@@ -107,7 +108,9 @@ class Issuer:
         self._name = name
         self._groups = groups
         self.keys: KeySource = (
-            RemoteKeys(url, lambda: _discover(url, ca)) if jwks_file is None else FileKeys(jwks_file, parse_jwks)
+            RemoteKeys(url, lambda: _discover(url, ca))
+            if jwks_file is None
+            else FileKeys(jwks_file, parse_jwks, "auth.oidc: jwks_file")
         )
         settings = json.dumps([url, audience, dict(match), name, groups], sort_keys=True)
         self.version = VERSION_PREFIX + hashlib.sha256(settings.encode()).hexdigest()[:16]

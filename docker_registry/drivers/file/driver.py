@@ -308,4 +308,4 @@ def _make_folders(tree: Tree, stagings: Sequence[Staging], others: Sequence[str]
             if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
                 raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
     except OSError as error:
-        raise StorageError(f"{error.filename or tree.root} cannot be used: {error.strerror}") from None
+        raise StorageError(f"storage_path: {error.filename or tree.root} cannot be used: {error.strerror}") from None
