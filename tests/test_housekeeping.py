@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import pytest
+
 from docker_registry import housekeeping, services
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
@@ -65,6 +67,22 @@ def test_purges_other_uploads_when_one_cannot_be():
             driver.unreadable = uploads[failing].folder
             housekeeping.run_due_work(built)
         assert [uploads[failing].state] == [each.state for each in uploads if driver.exists(each.state)]
+
+
+def test_adds_other_repositories_when_one_cannot_be_read():
+    names = [RepositoryName(f"acme/{letter}") for letter in "abc"]
+    for failing in names:
+        driver = FailingDriver()
+        for name in names:
+            driver.put_content(layout.layer_link(name, DIGEST), str(DIGEST).encode())
+            driver.put_content(layout.removed_data(DIGEST), CONTENT)
+        driver.unreadable = layout.repository(failing)
+        with services.build(Config(storage="memory", search_backend=""), driver) as built:
+            with pytest.raises(StorageError):
+                built.registry.repositories.adopt()
+            entered = {name for name in names if driver.has_file(layout.catalog_entry(name))}
+            assert {*names} - {failing} == entered
+            assert not driver.exists(layout.CATALOG_COMPLETE)
 
 
 def test_takes_the_steps_after_one_that_fails(caplog):

@@ -147,15 +147,17 @@ class OciRegistry:
             The number of deleted uploads and the number of added repositories.
 
         Raises:
-            StorageError: an upload could not be deleted; the rest was done, if the store can be reached.
+            StorageError: an upload or a folder could not be read or changed; the rest was done, if the store can be
+                reached.
         """
         self.uploads.counts.remaining = 0
         purged, failures = 0, DeferredFailures()
-        for name in chain([None], self.slices.pace(self.repositories.folders())):
-            with failures.deferred():
-                purged += self.uploads.purge(name, upload_ttl_seconds, is_stopped)
-            if is_stopped():
-                break
+        with failures.deferred():
+            for name in chain([None], self.slices.pace(self.repositories.folders())):
+                with failures.deferred():
+                    purged += self.uploads.purge(name, upload_ttl_seconds, is_stopped)
+                if is_stopped():
+                    break
         adopted = self.repositories.adopt(is_stopped)
         failures.raise_last()
         return purged, adopted

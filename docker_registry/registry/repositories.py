@@ -14,7 +14,6 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
-from itertools import chain
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
@@ -22,6 +21,7 @@ from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, Principal
+from docker_registry.registry.deferred_failures import DeferredFailures
 from docker_registry.registry.listing_cache import ListingCache, Page, cut, with_prefixes
 from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.sources import RepositorySource
@@ -180,24 +180,41 @@ class Repositories:
 
         Returns:
             The number of added repositories.
+
+        Raises:
+            StorageError: a folder or repository could not be read; the others were, if the store can be reached.
         """
         entered = set(self._catalog.names())
-        added = 0
-        for name in self._catalog.pace(chain(self.folders(), *(source.names() for source in self._sources))):
+        added, failures = 0, DeferredFailures()
+        for name in self._catalog.pace(self._candidates(failures)):
             if is_stopped():
                 return added
-            if str(name) not in entered and self.exists(name):
-                self._catalog.enter(name)
-                entered.add(str(name))
-                added += 1
+            with failures.deferred():
+                added += self._add(name, entered)
         for name in self._catalog.pace(map(RepositoryName, entered)):
             if is_stopped():
                 return added
-            if not self.exists(name):
-                self._forget(name)
+            with failures.deferred():
+                if not self.exists(name):
+                    self._forget(name)
+        failures.raise_last()
         if not self._driver.exists(layout.CATALOG_COMPLETE):
             self._driver.put_content(layout.CATALOG_COMPLETE, b"")
         return added
+
+    def _candidates(self, failures: DeferredFailures) -> Iterator[RepositoryName]:
+        """Yield the names of repositories that may exist, in the tree and in the sources."""
+        for names in (self.folders(), *(source.names() for source in self._sources)):
+            with failures.deferred():
+                yield from names
+
+    def _add(self, name: RepositoryName, entered: set[str]) -> bool:
+        """Add a repository to the catalog and to *entered*; return False if it is there or does not exist."""
+        if str(name) in entered or not self.exists(name):
+            return False
+        self._catalog.enter(name)
+        entered.add(str(name))
+        return True
 
     def _forget(self, name: RepositoryName) -> None:
         entry = layout.catalog_entry(name)
@@ -205,19 +222,28 @@ class Repositories:
             if self._driver.stat(entry).modified < time.time() - _YOUNG_SECONDS:
                 store_removal.remove(self._driver, entry)
 
-    def folders(self, path: str = layout.REPOSITORIES) -> Iterator[RepositoryName]:
-        """Yield all names with content in the tree: repositories, and names that only have unfinished uploads."""
-        try:
-            children = list(self._catalog.pace(self._driver.list_directory(path)))
-        except PathNotFound:
-            return
+    def folders(self) -> Iterator[RepositoryName]:
+        """
+        Yield all names with content in the tree: repositories, and names that only have unfinished uploads.
+
+        Raises:
+            StorageError: a folder could not be read; raised after the names in all others, if the store can be reached.
+        """
+        failures = DeferredFailures()
+        yield from self._folders_below(layout.REPOSITORIES, failures)
+        failures.raise_last()
+
+    def _folders_below(self, path: str, failures: DeferredFailures) -> Iterator[RepositoryName]:
+        children: list[str] = []
+        with failures.deferred(), suppress(PathNotFound):
+            children += self._catalog.pace(self._driver.list_directory(path))
         own = any(child.rpartition("/")[2].startswith("_") for child in children)
         name = _parse(path.removeprefix(layout.REPOSITORIES).lstrip("/"))
         if own and name:
             yield name
         for child in self._catalog.pace(children):
             if not child.rpartition("/")[2].startswith("_"):
-                yield from self.folders(child)
+                yield from self._folders_below(child, failures)
 
 
 def _parse(text: str) -> RepositoryName | None:

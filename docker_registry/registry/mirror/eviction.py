@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Final, Protocol
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import PathNotFound, RegistryError, StorageFull
+from docker_registry.errors import PathNotFound, RegistryError, StorageError, StorageFull, StorageUnavailable
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.actor import Actor
 from docker_registry.registry.leases import Leases
@@ -204,7 +204,7 @@ class Eviction:
         contents = self._contents()
         chosen, left = self._choose(contents)
         try:
-            evicted = [digest for digest in chosen if not self._is_stopped() and self._evict(digest, contents[digest])]
+            evicted = [digest for digest in chosen if not self._is_stopped() and self._try(digest, contents[digest])]
         except StorageFull:
             self._reclamation.run(self._is_stopped)  # may free the space that the records of evicted blobs need
             raise
@@ -301,6 +301,16 @@ class Eviction:
 
     def _size(self, digest: Digest) -> int:
         return self._sizes[digest] + self._copy_sizes.get(digest, 0)
+
+    def _try(self, digest: Digest, content: _Content) -> bool:
+        """Evict some content; return False if that is not possible now, so that the next content is evicted."""
+        try:
+            return self._evict(digest, content)
+        except (StorageFull, StorageUnavailable):  # the next one would fail too
+            raise
+        except StorageError as error:
+            logger.warning("%s could not be evicted: %s", digest, error)
+            return False
 
     def _evict(self, digest: Digest, content: _Content) -> bool:
         """Remove the links and images of some content; return False if it is in use."""

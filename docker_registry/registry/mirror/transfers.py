@@ -11,7 +11,7 @@ import logging
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, closing, contextmanager
+from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -21,8 +21,9 @@ from gevent.lock import BoundedSemaphore
 
 from docker_registry.concurrency import KeyedLocks, check_client
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import StorageError, UpstreamError, UpstreamUnavailable
+from docker_registry.errors import PathNotFound, StorageError, UpstreamError, UpstreamUnavailable
 from docker_registry.registry import layout
+from docker_registry.registry.deferred_failures import DeferredFailures
 from docker_registry.registry.ingest import BufferPool
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.mirror.arriving_content import ArrivingContent, ArrivingFile, changed
@@ -153,13 +154,22 @@ class Transfers:
 
         Returns:
             The number of removed transfers.
+
+        Raises:
+            StorageError: a transfer could not be read or removed; the others were, if the store can be reached.
         """
-        oldest, newest = time.time() - ttl_seconds, dict[str, float]()
-        for piece in self._driver.walk(layout.TRANSFERS):
-            folder = piece.path.rpartition("/")[0]
-            newest[folder] = max(newest.get(folder, 0), piece.modified)
-        abandoned = [folder for folder, modified in newest.items() if modified < oldest]
-        return sum(self._driver.scratch.discard(folder) for folder in abandoned if not is_stopped())
+        folders: list[str] = []
+        with suppress(PathNotFound):
+            folders += self._driver.list_directory(layout.TRANSFERS)
+        oldest, purged, failures = time.time() - ttl_seconds, 0, DeferredFailures()
+        for folder in folders:
+            if is_stopped():
+                break
+            with failures.deferred():
+                newest = max((piece.modified for piece in self._driver.walk(folder)), default=oldest)
+                purged += newest < oldest and self._driver.scratch.discard(folder)
+        failures.raise_last()
+        return purged
 
     # ------------------------------------------------------------------------------------------------- steps
 

@@ -11,7 +11,7 @@ import gevent
 import pytest
 
 from docker_registry.drivers.file import FileDriver
-from docker_registry.errors import PathNotFound, StorageUnavailable
+from docker_registry.errors import PathNotFound, StorageError, StorageUnavailable
 from docker_registry.registry import layout
 from docker_registry.registry.ingest import BufferPool
 from docker_registry.registry.mirror.arriving_content import NEAR_BYTES
@@ -164,11 +164,18 @@ class TestABrokenTransfer:
             list(blocks)
         assert set() == mirrored.paths()
 
-    def test_that_nobody_continues_is_purged(self, mirrored, driver):
-        driver.put_content(f"{layout.transfer('abandoned')}/0", b"a")
-        transfers = mirrored.services.mirror.transfers
-        assert (0, 1) == (transfers.purge(3600), transfers.purge(-1))
-        assert [] == list(driver.walk(layout.TRANSFERS))
+    def test_that_nobody_continues_is_purged(self, mirrored, driver, monkeypatch):
+        unreadable, *others = folders = [layout.transfer(name) for name in "abc"]
+        for folder in folders:
+            driver.put_content(f"{folder}/0", b"a")
+        walk, transfers = driver.walk, mirrored.services.mirror.transfers
+        assert 0 == transfers.purge(3600)
+        with monkeypatch.context() as patch:
+            patch.setattr(driver, "walk", lambda path: walk(path) if path in others else iter(driver.get_content("x")))
+            with pytest.raises(StorageError):
+                transfers.purge(-1)
+        assert [f"{unreadable}/0"] == [piece.path for piece in driver.walk(layout.TRANSFERS)]
+        assert 1 == transfers.purge(-1)
 
 
 def begin(driver, *pieces, until=2**40):
