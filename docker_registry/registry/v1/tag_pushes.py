@@ -14,7 +14,7 @@ from contextlib import AbstractContextManager, nullcontext
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import ImageUnknown, TagChanged, TagImmutable
+from docker_registry.errors import ImageUnknown, StorageUnavailable, TagChanged, TagImmutable
 from docker_registry.registry import events, layout
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
@@ -100,6 +100,7 @@ class ImageTagPushes:
         Raises:
             ImageUnknown: the image does not exist, or the repository is hidden.
             TagImmutable: the tag is immutable and points at another image.
+            StorageUnavailable: concurrent pushes of the tag interfered too often; it may point at their target.
         """
         self._image_tags.check_mutable(name, tag, image_id)
         if name.is_hidden or not self._images.exists(image_id):
@@ -128,8 +129,8 @@ class ImageTagPushes:
             for _ in range(_MAX_ATTEMPTS):
                 previous = self._write(name, folder, tag, image_id, tag_json, actor) or previous
                 if self._is_consistent(name, folder, tag, image_id, tag_json, actor):
-                    break
-        return previous
+                    return previous
+        raise StorageUnavailable("Too many pushes to one tag at once.", name=str(name), tag=str(tag))
 
     def _put_unmoved(
         self,

@@ -12,7 +12,13 @@ from collections.abc import Iterator, Sequence
 from typing import Any, Final
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import ImageRepositoryUnknown, ImageTagUnknown, ImageUnknown, TagImmutable
+from docker_registry.errors import (
+    ImageRepositoryUnknown,
+    ImageTagUnknown,
+    ImageUnknown,
+    StorageUnavailable,
+    TagImmutable,
+)
 from docker_registry.registry import events
 from docker_registry.registry.actor import ANONYMOUS_DELETE, Actor
 from docker_registry.registry.immutability import ImmutableTags
@@ -126,6 +132,7 @@ class ImageTags:
         Raises:
             ImageRepositoryUnknown: the repository does not exist.
             TagImmutable: the repository has an immutable tag.
+            StorageUnavailable: concurrent pushes wrote tags too often; some may be left.
         """
         names = self._names(name)
         for tag in self._pace(names):
@@ -227,7 +234,12 @@ class ImageTags:
             return None
 
     def _remove_links(self, repository: RepositoryName, names: Sequence[str]) -> None:
-        """Remove the V2 links of tags, including those written concurrently, except immutable ones."""
+        """
+        Remove the V2 links of tags, including those written concurrently, except immutable ones.
+
+        Raises:
+            StorageUnavailable: tags were written too often.
+        """
         for _ in range(_MAX_ATTEMPTS):
             for tag in self._pace(names):
                 # An immutable tag was pushed after the deletion had been checked, so it is kept.
@@ -240,6 +252,7 @@ class ImageTags:
             ]
             if not names:
                 return
+        raise StorageUnavailable("Too many pushes to one repository at once.", name=str(repository))
 
     def check_mutable(self, name: ImageRepositoryName, tag: Tag, image_id: ImageId | None) -> None:
         """

@@ -13,9 +13,11 @@ from docker_registry.errors import (
     ImageTagUnknown,
     ManifestUnknown,
     NameUnknown,
+    StorageUnavailable,
     TagChanged,
     TagImmutable,
 )
+from docker_registry.registry import events, layout
 from docker_registry.registry.actor import ANONYMOUS
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from tests.registry.bridge.both import NEW, OLD, V1, V2, config_of, layer, make_v2, push_v1, push_v2, v1_image
@@ -82,6 +84,32 @@ class CountingDriver(MemoryDriver):
     def put_content(self, path, content, *, if_match=None):
         self.writes[path] += 1
         super().put_content(path, content, if_match=if_match)
+
+
+class Overtaking(MemoryDriver):
+    """A store in which API V2 pushes a tag again whenever API V1 removes it."""
+
+    def remove_if_match(self, path, version):
+        link = self.get_content(path)
+        super().remove_if_match(path, version)
+        if path == layout.tag_link(NEW, V1):
+            self.put_content(path, link)
+
+
+class TestATagThatIsPushedWithoutEnd:
+    def test_is_an_error_for_the_clients_that_it_overtakes(self):
+        registry = Registry(Overtaking())
+        push_v1(registry, [make(1)], tag=V2)
+        digest = push_v2(registry, layer(2), tag=V1)
+        told = []
+        with (
+            events.tag_created.connected_to(lambda *_, **event: told.append(event)),
+            pytest.raises(StorageUnavailable, match="Too many pushes to one tag"),
+        ):
+            registry.image_tag_pushes.put(OLD, V1, make(1).id, {})
+        with pytest.raises(StorageUnavailable, match="Too many pushes to one repository"):
+            registry.image_tags.delete_repository(OLD)
+        assert ([], digest) == (told, registry.tags.get(NEW, V1))
 
 
 class TestATagOfV1OnAnImageOfV2:

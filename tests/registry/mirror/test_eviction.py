@@ -12,7 +12,7 @@ import pytest
 from docker_registry.config.schema import Mirroring
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import PathNotFound, StorageFull, StorageUnavailable
+from docker_registry.errors import PathNotFound, StorageError, StorageFull, StorageUnavailable
 from docker_registry.http.exchange import Exchange
 from docker_registry.registry import layout
 from docker_registry.registry.actor import GARBAGE_COLLECTION
@@ -139,6 +139,23 @@ class TestMirroredContent:
             mirror.services.mirror.eviction.run()
         assert [] == list(driver.walk(layout.REMOVED))
         assert 3 == mirror.evict(0).blobs
+
+    def test_that_cannot_be_removed_does_not_keep_the_rest(self, evicting, driver, monkeypatch):
+        def fail(path):
+            raise StorageError(path=path)
+
+        mirror = evicting(max_bytes=1)
+        for number in range(2):
+            mirror.pull(IMAGES[number], tag=f"v{number}")
+        remove, stuck = (
+            driver.remove,
+            layout.layer_link(RepositoryName(NAME), Digest.parse(next(iter(IMAGES[0].blobs)))),
+        )
+        with monkeypatch.context() as patch:
+            patch.setattr(driver, "remove", lambda path: fail(path) if path in stuck else remove(path))
+            assert 5 == mirror.evict().blobs
+        assert driver.exists(stuck)
+        assert 1 == mirror.evict(0).blobs
 
     def test_stays_as_it_is_while_the_registry_is_read_only(self, evicting, driver):
         mirror = evicting(max_bytes=1)
