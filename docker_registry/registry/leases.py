@@ -13,7 +13,7 @@ from pathlib import Path
 
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
 from docker_registry.errors import PreconditionFailed, StorageFull
-from docker_registry.registry import layout, store_removal
+from docker_registry.registry import layout, store_removal, stored_document
 
 
 class Leases:
@@ -98,7 +98,7 @@ class Leases:
 
     def _is_free(self, content: bytes) -> bool:
         try:
-            lease = json.loads(content)
+            lease = stored_document.parse(content)
             left = lease["until"] - self._now()
             is_free = lease["holder"] == self._holder or left < 0
             is_from_the_future = left > 2 * lease.get("seconds", math.inf)

@@ -22,7 +22,7 @@ from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound
-from docker_registry.registry import layout, store_removal
+from docker_registry.registry import layout, store_removal, stored_document
 from docker_registry.registry.deferred_failures import DeferredFailures
 from docker_registry.registry.names import Digest
 from docker_registry.registry.references import References
@@ -114,7 +114,7 @@ class RemovedBlobs:
 
     def _recorded(self, digest: Digest) -> float | None:
         try:
-            return float(json.loads(self._driver.find(layout.removed_since(digest)) or b"")["since"])
+            return float(stored_document.parse(self._driver.find(layout.removed_since(digest)) or b"")["since"])
         except (ValueError, KeyError, TypeError):
             return None
 

@@ -1,11 +1,43 @@
-"""Small documents in the store that several workers and hosts may change at the same time."""
+"""Small JSON documents in the store, which several workers and hosts may change at the same time."""
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable
+from typing import Any, Final, NoReturn
 
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
 from docker_registry.errors import PreconditionFailed
+
+#: Most digits of a whole number that a float can hold.
+_MAX_DIGITS: Final = 300
+
+
+def parse(content: bytes) -> Any:
+    """
+    Parse a document, in which numbers are finite, so that a damaged time is no time that never comes.
+
+    Raises:
+        ValueError: it is no JSON, nests too deeply, or contains NaN, Infinity or a number that no float can hold.
+    """
+    try:
+        return json.loads(content, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
+    except RecursionError:
+        raise ValueError("the document nests too deeply") from None
+
+
+def _refuse(text: str) -> NoReturn:
+    raise ValueError(f"{text[:20]} is no number")
+
+
+def _finite(text: str) -> float:
+    number = float(text)
+    return number if math.isfinite(number) else _refuse(text)
+
+
+def _whole(text: str) -> int:
+    return int(text) if len(text) <= _MAX_DIGITS else _refuse(text)
 
 
 def change(driver: StorageDriver, path: str, make: Callable[[Versioned | None], bytes | None]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import json
+import math
 import time
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from docker_registry.app import create_app
 from docker_registry.auth.tokens import json_web_tokens, scopes
 from docker_registry.auth.tokens.access_tokens import AccessTokens
-from docker_registry.auth.tokens.refresh_tokens import RefreshTokens
+from docker_registry.auth.tokens.refresh_tokens import FOLDER, RefreshTokens
 from docker_registry.auth.tokens.signing_keys import (
     ACTIVATION_DELAY_SECONDS,
     OVERLAP_SECONDS,
@@ -245,6 +246,15 @@ class TestARefreshToken:
     @pytest.mark.parametrize("text", ["", "x", "drt_" + "A" * 43, "../signing-keys", "drt_" + "A" * 5000])
     def test_that_is_unknown_is_refused(self, server, text):
         assert 401 == post(server, grant_type="refresh_token", refresh_token=text).status_code
+
+    @pytest.mark.parametrize("last_used", [math.nan, math.inf, "never"])
+    def test_whose_record_is_damaged_is_refused(self, last_used):
+        driver = MemoryDriver()
+        tokens = RefreshTokens(driver)
+        secret = tokens.issue("alice", "docker", "v")
+        (path,) = (each.path for each in driver.walk(FOLDER))
+        driver.put_content(path, json.dumps({**json.loads(driver.get_content(path)), "last_used": last_used}).encode())
+        assert tokens.verify(secret, lambda _: "v") is None
 
 
 class TestARevocation:
@@ -499,9 +509,11 @@ class TestASigningKey:
         assert 2 == len(json.loads(keys._driver.get_content(PATH))["keys"])
 
     def test_that_is_damaged_is_an_error(self, keys):
-        keys._driver.put_content(PATH, b"{")
-        with pytest.raises(Exception, match="damaged"):
-            keys.current()
+        endless = {"keys": [{**keys.current().to_json(), "created": math.nan}]}
+        for content in (b"{", json.dumps(endless).encode()):
+            keys._driver.put_content(PATH, content)
+            with pytest.raises(Exception, match="damaged"):
+                SigningKeys(keys._driver).current()
 
     def test_shows_no_secret(self, keys):
         assert "PRIVATE" not in repr(keys.current())

@@ -49,8 +49,9 @@ class TestALease:
         assert Leases(driver).take("purge", 60)
         assert Leases(driver).take("collect", 60)
 
-    def test_that_is_damaged_does_not_block(self, driver):
-        driver.put_content(layout.lease("purge"), b"[")
+    @pytest.mark.parametrize("content", [b"[", b"[" * 100_000, b'{"holder": "another", "until": NaN}'], ids=[*"abc"])
+    def test_that_is_damaged_does_not_block(self, driver, content):
+        driver.put_content(layout.lease("purge"), content)
         assert Leases(driver).take("purge", 60)
 
     def test_is_granted_to_all_without_conditional_writes(self):

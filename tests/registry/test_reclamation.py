@@ -136,7 +136,11 @@ class TestABlobWithoutReferences:
         assert 0 == forgotten.reclaim()
         assert [] == files(forgotten)
 
-    @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"since": "x"}', b'{"since": 9e99}'], ids=str)
+    @pytest.mark.parametrize(
+        "content",
+        [b"", b"{", b"[]", *(b'{"since": %b}' % time for time in (b'"x"', b"9e99", b"NaN", b"-Infinity", b"9e999"))],
+        ids=str,
+    )
     def test_whose_record_is_damaged_is_removed_later(self, content):
         registry = Registry(MemoryDriver())
         registry.uploads.put(None, DIGEST, Content(BLOB))

@@ -22,7 +22,7 @@ from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound, PreconditionFailed
-from docker_registry.registry import layout
+from docker_registry.registry import layout, stored_document
 
 FOLDER: Final = f"{layout.AUTH}/refresh-tokens"
 
@@ -150,7 +150,9 @@ class RefreshTokens:
         """Return a stored token and the version of its file; None for both if it is missing or unreadable."""
         try:
             stored = self._driver.get_versioned(f"{FOLDER}/{token_id}")
-            return RefreshToken(token_id=token_id, **json.loads(stored.content)), stored.version
+            found = RefreshToken(token_id=token_id, **stored_document.parse(stored.content))
+            times = float(found.created), float(found.last_used)
+            return replace(found, created=times[0], last_used=times[1]), stored.version
         except (PathNotFound, ValueError, TypeError):
             return None, None
 

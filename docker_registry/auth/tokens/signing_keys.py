@@ -197,6 +197,6 @@ class SigningKeys:
 
 def _parse(content: bytes) -> tuple[SigningKey, ...]:
     try:
-        return tuple(SigningKey.from_json(stored) for stored in json.loads(content)["keys"])
+        return tuple(SigningKey.from_json(stored) for stored in stored_document.parse(content)["keys"])
     except (ValueError, KeyError, TypeError) as error:
         raise StorageError(f"{PATH} is damaged: {type(error).__name__}") from None

@@ -97,7 +97,7 @@ class Robot:
         Return a robot, given what :meth:`to_json` returned.
 
         Raises:
-            ValueError, KeyError, TypeError, OverflowError, Invalid: the entry has another form.
+            ValueError, KeyError, TypeError, Invalid: the entry has another form.
         """
         name, token_hash, scopes = stored["name"], stored["hash"], tuple(stored["scopes"])
         if not all(isinstance(text, str) for text in (name, token_hash, *scopes)):
@@ -286,8 +286,8 @@ def _parse(stored: Versioned | None) -> dict[str, Robot]:
     if stored is None:
         return {}
     try:
-        robots = [Robot.from_json(entry) for entry in json.loads(stored.content)["robots"]]
-    except (ValueError, KeyError, TypeError, OverflowError, RecursionError, Invalid) as error:
+        robots = [Robot.from_json(entry) for entry in stored_document.parse(stored.content)["robots"]]
+    except (ValueError, KeyError, TypeError, Invalid) as error:
         raise StorageError(f"{PATH} is damaged: {type(error).__name__}") from None
     return {robot.name: robot for robot in robots}
 

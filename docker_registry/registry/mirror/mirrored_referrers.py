@@ -10,6 +10,7 @@ An upstream without the referrers API keeps the list under a tag ("Referrers Tag
 from __future__ import annotations
 
 import json
+import math
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Final
@@ -130,8 +131,8 @@ class MirroredReferrers:
             with self._json_budget.reserve(content):
                 parts = json_scanner.scan(content.decode())
                 checked = next(float(part.value) for part in parts if part.key == "checked")
-            return checked, self._entries(content)
-        except (ValueError, TypeError, StopIteration, UpstreamError):
+            return (checked, self._entries(content)) if math.isfinite(checked) else (0.0, None)
+        except (ValueError, TypeError, OverflowError, StopIteration, UpstreamError):
             return 0.0, None
 
     def _entries(self, payload: bytes) -> Entries:

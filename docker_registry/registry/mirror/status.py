@@ -132,7 +132,7 @@ def _path(upstream: str) -> str:
 
 def _read(content: bytes) -> UpstreamStatus:
     try:
-        document = json.loads(content)
+        document = stored_document.parse(content)
         known = {each.name for each in fields(UpstreamStatus)}
         return UpstreamStatus(**{name: value for name, value in document.items() if name in known})
     except (ValueError, TypeError, AttributeError):

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import DigestInvalid
-from docker_registry.registry import layout, store_removal
+from docker_registry.registry import layout, store_removal, stored_document
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import Digest, RepositoryName, Tag
 
@@ -46,7 +46,7 @@ class TagRecords:
         if content is None:
             return None
         try:
-            document = json.loads(content)
+            document = stored_document.parse(content)
             return TagRecord(Digest.parse(document["digest"]), float(document["checked"]))
         except (ValueError, TypeError, KeyError, AttributeError, DigestInvalid):
             return None

@@ -25,7 +25,7 @@ from typing import Any, Final, Literal
 
 from docker_registry.drivers.base import Stat, StorageDriver
 from docker_registry.errors import DigestInvalid, ImageUnknown, NameInvalid, PathNotFound
-from docker_registry.registry import layout, store_removal
+from docker_registry.registry import layout, store_removal, stored_document
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName
 from docker_registry.registry.v1.layer_links import LayerLink
 from docker_registry.registry.v1.sources import SourceImage
@@ -214,7 +214,7 @@ class Records:
     def _read(self, path: str) -> tuple[dict[str, Any], bytes]:
         head, _, payload = (self._driver.find(path) or b"").partition(b"\n")
         try:
-            document = json.loads(head)
+            document = stored_document.parse(head)
         except ValueError:
             return {}, b""
         return document if isinstance(document, dict) else {}, payload

@@ -112,7 +112,8 @@ class TestATag:
 
     def test_whose_record_is_damaged_is_asked_for(self, pulled, upstream, driver):
         (record,) = (each.path for each in driver.walk("docker/registry/v2/_mirror") if each.path.endswith("/v1"))
-        for damage in (b"", b"[]", b'{"digest": 1, "checked": 2}', b'{"digest": "sha256:1", "checked": 2}'):
+        endless = b'{"digest": "%b", "checked": NaN}' % str(NEW.digest).encode()
+        for damage in (b"", b"[]", b'{"digest": 1, "checked": 2}', b'{"digest": "sha256:1", "checked": 2}', endless):
             driver.put_content(record, damage)
             assert OLD.manifest == pulled.get("manifests/v1").data
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import random
 import time
 from functools import partial
@@ -341,7 +342,8 @@ class TestAnImageOfAV2Source:
 def test_a_damaged_record_of_a_removed_image_is_forgotten(evicting):
     mirror = evicting(max_bytes=1)
     path = f"docker/registry/v2/_mirror/_v1/removed/{BASE.text}"
-    for content in (b"", b"{", b"[]", json.dumps({"since": 0, "layer": "x", "files": {}}).encode(), b'{"files": 1}'):
+    heads = ({"since": 0, "layer": "x", "files": {}}, {"since": math.nan, "layer": digest_of(b"x"), "files": {}})
+    for content in (b"", b"{", b"[]", *(json.dumps(head).encode() for head in heads), b'{"files": 1}'):
         mirror.driver.put_content(path, content)
         mirror.evict()
         assert not mirror.driver.exists(path)
