@@ -41,8 +41,10 @@ sys.exit(main())
 #: One that gunicorn does not use.
 SIGNAL = signal.SIGRTMIN + 3
 
-#: How often each request is sent.
-RUNS = 3
+#: How often each request is sent, and how long what it runs is recorded: the worker writes its log after the response.
+#: Some background work runs once a second, and would often coincide with all of fewer and longer runs.
+RUNS = 5
+RECORDED_SECONDS = 0.2
 
 #: The functions that ran, by file.
 Files = dict[str, list[str]]
@@ -121,7 +123,7 @@ def measure(traced: TracedServer, url: str) -> dict[str, Files]:
     def record(row: str, method: str, path: str, **options: object) -> None:
         traced.files()
         send(method, path, **options)
-        time.sleep(0.5)  # the worker writes its log after the response
+        time.sleep(RECORDED_SECONDS)
         files = traced.files()
         found[row] = {name: functions for name, functions in found.get(row, files).items() if name in files}
 
