@@ -25,9 +25,9 @@ STOP_SECONDS = 20
 #: Not the generator that Hypothesis seeds: processes that run tests would choose the same ports.
 _RANDOM = random.SystemRandom()
 
-#: The ports that were returned last, whose servers may not listen yet. Closed when they leave: a socket that is only
-#: forgotten is a warning, which fails the test that runs then.
-_RESERVED: deque[socket.socket] = deque()
+#: Descriptors of the sockets that reserve the ports that were returned last, whose servers may not listen yet. Python
+#: warns of a socket object that is not closed, also at the end of the process.
+_RESERVED: deque[int] = deque()
 _RESERVED_PORTS = 64
 
 
@@ -46,12 +46,10 @@ def free_port() -> int:
     while True:
         port = _RANDOM.randrange(10240, 32768)
         # Reserved first: the probe would be in the way of the server that the port is reserved for.
-        with contextlib.suppress(OSError), contextlib.ExitStack() as stack:
-            reservation = stack.enter_context(_reservation(port))
+        with contextlib.suppress(OSError), _reservation(port) as reservation:
             with socket.socket() as probe:
                 probe.bind(("127.0.0.1", port))
-            stack.pop_all()
-            _keep(reservation)
+            _keep(reservation.detach())
             return port
 
 
@@ -67,11 +65,11 @@ def _reservation(port: int) -> socket.socket:
     return reservation
 
 
-def _keep(reservation: socket.socket) -> None:
+def _keep(reservation: int) -> None:
     """Keep a reservation until many others were made."""
     _RESERVED.append(reservation)
     while len(_RESERVED) > _RESERVED_PORTS:
-        _RESERVED.popleft().close()
+        os.close(_RESERVED.popleft())
 
 
 def listens(port: int) -> bool:
