@@ -32,6 +32,9 @@ def refused(run):
     except errors.RegistryError as error:
         return type(error).__name__
 
+def begins():
+    wait_until(lambda: children(os.getpid()))
+
 def ends():
     wait_until(lambda: not children(os.getpid()))
     return True
@@ -118,7 +121,7 @@ print(refused(pool().run("upper", {"end": ""}, [blocks()])), ends())
         program = """
 one = pool(max_processes=1, max_seconds=2, wait_seconds=1)
 first = gevent.spawn(refused, one.run("spin", {}))
-gevent.sleep(0.5)
+begins()
 print(refused(one.run("pid", {})), first.get())
 print(refused(one.run("pid", {})))
 """
@@ -133,7 +136,8 @@ def serve():
     with watching_client(lambda: bool(left)):
         return refused(pool().run("spin", {}))
 job = gevent.spawn(serve)
-gevent.sleep(0.5)
+begins()
+gevent.sleep(0.2)
 print(len(children(os.getpid())))
 left.append(1)
 print(job.get(), ends())
@@ -144,7 +148,8 @@ print(job.get(), ends())
         program = """
 one = pool()
 job = gevent.spawn(refused, one.run("spin", {}))
-gevent.sleep(0.5)
+begins()
+gevent.sleep(0.2)
 job.kill()
 print(ends())
 run = one.run("upper", {"end": ""}, [[b"x"] * 100_000])

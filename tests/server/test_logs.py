@@ -21,6 +21,7 @@ from docker_registry.registry.access import Action
 from tests.support.clients.v2 import Client
 from tests.support.gevent_program import under_gevent
 from tests.support.servers.registry import Server
+from tests.support.timing import wait_until
 
 FIELDS = """
     time level message request_id trace_id method route status bytes_in bytes_out seconds first_byte_seconds cached
@@ -32,11 +33,13 @@ TRACE = "0af7651916cd43dd8448eb211c80319c"
 
 
 def lines_of(path, last):
-    """Return the lines of a log once it contains a text."""
-    deadline = time.monotonic() + 20
-    while last not in path.read_text() and time.monotonic() < deadline:
-        time.sleep(0.05)
-    return [json.loads(line) for line in path.read_text().splitlines()]
+    """Return the lines of a log once one of them contains a text and is complete."""
+
+    def complete():
+        lines = path.read_text().rpartition("\n")[0]
+        return lines if last in lines else ""
+
+    return [json.loads(line) for line in wait_until(complete, path.read_text).splitlines()]
 
 
 class TestALogAsJson:
@@ -106,9 +109,7 @@ class TestAnUnwritableLog:
                     os.close(reader)
             put = client.session.put(f"{server.url}/v2/a/manifests/v1", data=MANIFEST, headers=TYPE, timeout=20)
             assert 201 == put.status_code
-            deadline = time.monotonic() + 20
-            while "lines were lost" not in server.log.read_text() and time.monotonic() < deadline:
-                time.sleep(0.05)
+            wait_until(lambda: "lines were lost" in server.log.read_text(), server.log.read_text)
         assert "audit_log: 1 lines were lost" in server.log.read_text()
 
 
