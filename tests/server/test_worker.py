@@ -3,21 +3,19 @@
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import itertools
 import os
 import socket
 import struct
-import termios
 import threading
 import time
 from http.client import HTTPResponse
-from pathlib import Path
 
 import pytest
 import requests
 
 from tests.support.clients.v2 import digest_of
+from tests.support.peer_socket import is_open, unread_bytes
 from tests.support.servers.registry import Server
 from tests.support.timing import quickest, wait_until
 
@@ -316,7 +314,7 @@ class TestATruncatedBody:
         upload, connection = start_upload(server), connect()
         connection.sendall(f"PATCH {upload} HTTP/1.1\r\nHost: x\r\nContent-Length: 900000\r\n\r\n".encode())
         connection.sendall(bytes(200_000))
-        wait_until(lambda: 0 == unread_bytes(connection, server))
+        wait_until(lambda: 0 == unread_bytes(connection))
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
         connection.close()
         assert 200_000 == size_of_upload(server, upload)
@@ -342,15 +340,6 @@ class TestAMalformedBody:
         assert (400, "close", True) == (status, headers["Connection"], b"chunked" in content)
 
 
-def unread_bytes(connection, server):
-    """Return how many bytes of a connection the kernel holds for the server."""
-    port = connection.getsockname()[1]
-    sent = struct.unpack("i", fcntl.ioctl(connection, termios.TIOCOUTQ, bytes(4)))[0]
-    rows = (line.split() for line in Path("/proc/net/tcp").read_text().splitlines()[1:])
-    ends = (f"0100007F:{server.port:04X}", f"0100007F:{port:04X}")
-    return sent + sum(int(row[4].partition(":")[2], 16) for row in rows if (row[1], row[2]) == ends)
-
-
 class TestAClientThatStopsSending:
     def test_in_a_body_is_disconnected_and_the_received_part_kept(self, impatient, connect):
         upload, connection = start_upload(impatient), connect(impatient)
@@ -368,7 +357,7 @@ class TestAClientThatStopsSending:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 65536)
         connection.sendall(get(f"/v2/a/blobs/{digest_of(content)}"))
         received = len(connection.recv(100))
-        time.sleep(3)
+        wait_until(lambda: not is_open(connection))
         while block := connection.recv(1_000_000):
             received += len(block)
         assert received < len(content)

@@ -8,6 +8,7 @@ import ssl
 import subprocess
 import threading
 import time
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager, suppress
 from http.client import HTTPResponse
 
@@ -15,6 +16,7 @@ import pytest
 import requests
 
 from tests.support.clients.v2 import digest_of
+from tests.support.peer_socket import is_open
 from tests.support.servers.registry import COMMAND, Server
 from tests.support.timing import wait_until
 
@@ -73,14 +75,9 @@ def narrow(tmp_path_factory):
         yield server
 
 
-@pytest.fixture(params=["plain", "tls"])
-def server(request):
-    return request.getfixturevalue(f"{request.param}_server")
-
-
-@pytest.fixture
-def connect():
-    """Open a connection, with TLS where the server has it."""
+@contextmanager
+def connections():
+    """A function that opens a connection, with TLS where the server has it."""
     with ExitStack() as opened:
 
         def connect(server):
@@ -88,6 +85,12 @@ def connect():
                 return opened.enter_context(hello(server))
             return opened.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=60))
 
+        yield connect
+
+
+@pytest.fixture
+def connect():
+    with connections() as connect:
         yield connect
 
 
@@ -121,56 +124,91 @@ def takes_time():
     assert time.monotonic() - began > 0.9
 
 
+def never_sends(server, connect):
+    with takes_time(), socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        wait_until_closed(connection)
+
+
+def does_not_complete_its_handshake_or_head(server, connect):
+    with takes_time(), socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
+        connection.sendall(b"\x16\x03\x01\x02" if server.url.startswith("https") else b"GET /v2/ HTT")
+        wait_until_closed(connection)
+
+
+def is_silent_in_a_head(server, connect):
+    with takes_time():
+        connection = connect(server)
+        connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: ")
+        wait_until_closed(connection)
+
+
+def is_silent_between_requests(server, connect):
+    with takes_time():
+        connection = connect(server)
+        connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+        assert 200 == answer_of(connection)[0]
+        wait_until_closed(connection)
+
+
+def is_silent_in_a_body(server, connect):
+    connection = connect(server)
+    location = start_upload(connection)
+    with takes_time():
+        connection.sendall(patch(location))
+        assert 400 == answer_of(connection)[0]
+
+
+def does_not_read(server, connect):
+    content = bytes(20_000_000)
+    blob = f"/v2/a/blobs/{digest_of(content)}"
+    connection = connect(server)
+    path = f"/v2/a/blobs/uploads/?digest={digest_of(content)}"
+    connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode())
+    connection.sendall(content)
+    assert 201 == answer_of(connection)[0]
+    connection.sendall(f"GET {blob} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+    wait_until(lambda: not is_open(connection))
+    received = 0
+    with suppress(ConnectionResetError, ssl.SSLError):
+        while block := connection.recv(1_000_000):
+            received += len(block)
+    assert received < len(content)
+
+
+SILENT_CLIENTS = [
+    never_sends,
+    does_not_complete_its_handshake_or_head,
+    is_silent_in_a_head,
+    is_silent_between_requests,
+    is_silent_in_a_body,
+    does_not_read,
+]
+
+
+@pytest.fixture(scope="module")
+def silent_clients(plain_server, tls_server):
+    """All of them on both servers at once, because each waits for seconds."""
+    servers = {"plain": plain_server, "tls": tls_server}
+    with connections() as connect, ThreadPoolExecutor(len(servers) * len(SILENT_CLIENTS)) as threads:
+        yield {
+            (kind, client): threads.submit(client, server, connect)
+            for kind, server in servers.items()
+            for client in SILENT_CLIENTS
+        }
+
+
 class TestASilentClient:
     """Over TLS as over plain connections."""
 
-    def test_that_never_sends_is_disconnected(self, server):
-        with takes_time(), socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-            wait_until_closed(connection)
+    @pytest.mark.parametrize("client", SILENT_CLIENTS, ids=lambda client: client.__name__)
+    @pytest.mark.parametrize("kind", ["plain", "tls"])
+    def test_is_disconnected(self, silent_clients, kind, client):
+        silent_clients[kind, client].result()
 
-    def test_that_does_not_complete_its_handshake_or_head_is_disconnected(self, server):
-        with takes_time(), socket.create_connection(("127.0.0.1", server.port), timeout=60) as connection:
-            connection.sendall(b"\x16\x03\x01\x02" if server.url.startswith("https") else b"GET /v2/ HTT")
-            wait_until_closed(connection)
-
-    def test_in_a_head_is_disconnected(self, server, connect):
-        with takes_time():
-            connection = connect(server)
-            connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: ")
-            wait_until_closed(connection)
-
-    def test_between_requests_is_disconnected(self, server, connect):
-        with takes_time():
-            connection = connect(server)
-            connection.sendall(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
-            assert 200 == answer_of(connection)[0]
-            wait_until_closed(connection)
-
-    def test_in_a_body_is_rejected(self, server, connect):
-        connection = connect(server)
-        location = start_upload(connection)
-        with takes_time():
-            connection.sendall(patch(location))
-            assert 400 == answer_of(connection)[0]
-
-    def test_that_does_not_read_is_disconnected(self, server, connect):
-        content = bytes(20_000_000)
-        blob = f"/v2/a/blobs/{digest_of(content)}"
-        connection = connect(server)
-        path = f"/v2/a/blobs/uploads/?digest={digest_of(content)}"
-        connection.sendall(f"POST {path} HTTP/1.1\r\nHost: x\r\nContent-Length: {len(content)}\r\n\r\n".encode())
-        connection.sendall(content)
-        assert 201 == answer_of(connection)[0]
-        connection.sendall(f"GET {blob} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
-        time.sleep(3)
-        received = 0
-        try:
-            while block := connection.recv(1_000_000):
-                received += len(block)
-        except (ConnectionResetError, ssl.SSLError):
-            pass
-        assert received < len(content)
-        assert "Traceback" not in server.log.read_text()
+    def test_leaves_no_traceback(self, silent_clients, plain_server, tls_server):
+        for client in silent_clients.values():
+            client.exception()
+        assert "Traceback" not in plain_server.log.read_text() + tls_server.log.read_text()
 
 
 class TestAClientThatSendsContinuously:
