@@ -61,12 +61,10 @@ class CachedDriver(StorageDriver):
         self.cache = cache
         self._max_bytes = max_bytes
         store = driver.driver if isinstance(driver, MeasuredDriver) else driver
-        self._has_folder_versions = store.capabilities.folder_versions
-        self._invalidation = Invalidation(
-            cache,
-            has_folder_versions=self._has_folder_versions,
-            is_visible_at_once=store.capabilities.pages,  # no object store publishes the changes of a batch together
-        )
+        # A driver without the method has no versions. It may have to contact the store to determine its capabilities.
+        has_method = type(store).folder_version is not StorageDriver.folder_version
+        self._has_folder_versions = has_method and store.capabilities.folder_versions
+        self._invalidation = Invalidation(cache, store, has_folder_versions=self._has_folder_versions)
         self._listings = LatestListings()
 
     def begin_request(self) -> None:
@@ -85,7 +83,7 @@ class CachedDriver(StorageDriver):
 
     @property
     def tracks_dependencies(self) -> bool:
-        """See :class:`StorageDriver`; known without asking the store."""
+        """See :class:`StorageDriver`; known without contacting an object store."""
         return not self._has_folder_versions
 
     # ----------------------------------------------------------------------------------------------- reading

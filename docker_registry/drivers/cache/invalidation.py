@@ -12,10 +12,11 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from itertools import chain, islice
 from typing import Final, NamedTuple
 
+from docker_registry.drivers.base import StorageDriver
 from docker_registry.drivers.cache.leased import KEPT_FOLDERS, LeasedCache, Lookup
 from docker_registry.drivers.paths import check_path, folders_above
 
@@ -125,15 +126,19 @@ class Write:
 class Invalidation:
     """Invalidates the entries of a cache."""
 
-    def __init__(self, cache: LeasedCache, *, has_folder_versions: bool, is_visible_at_once: bool) -> None:
+    def __init__(self, cache: LeasedCache, store: StorageDriver, *, has_folder_versions: bool) -> None:
         """
         Args:
             has_folder_versions: the store has folder versions, so the cache holds none.
-            is_visible_at_once: each write is visible when it returns, also in a batch.
         """
         self._cache = cache
+        self._store = store
         self._has_folder_versions = has_folder_versions
-        self._is_visible_at_once = is_visible_at_once
+
+    @cached_property
+    def _is_visible_at_once(self) -> bool:
+        """Whether each write is visible when it returns: no object store publishes the changes of a batch together."""
+        return self._store.capabilities.pages
 
     @contextmanager
     def batch(self, of_store: Callable[[], AbstractContextManager[None]]) -> Iterator[None]:

@@ -25,7 +25,7 @@ from docker_registry.drivers.file.root import RESERVED
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.drivers.testing.races import race
-from docker_registry.errors import PathNotFound, PreconditionFailed
+from docker_registry.errors import PathNotFound, PreconditionFailed, StorageUnavailable
 from tests.support.servers.redis import PASSWORD, own_redis, redis_server
 
 __all__ = ["redis_server"]
@@ -64,6 +64,14 @@ class TestADriverWithACache:
             {name for name in vars(StorageDriver) if not name.startswith("_")} - {"settings", "run_brief"} - old_names
         )
         assert verbs <= set(vars(CachedDriver))
+
+    def test_is_created_without_contacting_the_store(self, redis_server, identity):
+        class Away(MemoryDriver):
+            @property
+            def capabilities(self):
+                raise StorageUnavailable
+
+        assert cached(Away(), redis_server, identity).tracks_dependencies
 
 
 class TestAMemoryDriverWithACache(DriverSuite):
