@@ -10,12 +10,7 @@ from typing import TYPE_CHECKING
 from flask import Flask
 
 from docker_registry import __version__
-from docker_registry.api import (
-    cors,
-    errors,
-    flask_app,
-    status,
-)
+from docker_registry.api import cors, errors, flask_app, status
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.downloads import Downloads
 from docker_registry.api.flask_app import Application
