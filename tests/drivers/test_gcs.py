@@ -6,6 +6,8 @@ import contextlib
 import hashlib
 import json
 import re
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
@@ -103,6 +105,53 @@ class TestAnUpload:
             for path in driver.list_directory("a"):
                 assert large == driver.get_content(path)
             driver.close()
+
+
+class ShortWinded(BaseHTTPRequestHandler):
+    """A Google that receives 256 KiB of each request of an upload, and then loses the connection."""
+
+    def do_GET(self):
+        self.answer(200, {"items": []})
+
+    def do_POST(self):
+        self.server.received = b""
+        self.answer(200, {}, Location=f"http://127.0.0.1:{self.server.server_port}/upload")
+
+    def do_PUT(self):
+        received, (span, _, total) = self.server.received, self.headers["Content-Range"][6:].partition("/")
+        if span != "*":
+            self.server.received += self.rfile.read(256 * KIB)
+            self.close_connection = True
+        elif total == str(len(received)):
+            self.answer(200, {"name": "a", "size": total, "updated": "2026-01-01T00:00:00Z", "generation": "1"})
+        else:
+            self.answer(308, {}, Range=f"bytes=0-{len(received) - 1}")
+
+    def answer(self, status, document, **headers):
+        content = json.dumps(document).encode()
+        self.send_response(status)
+        for name, value in {"Content-Length": len(content), **headers}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        self.wfile.write(content)
+
+    def log_message(self, *_):
+        pass
+
+
+def test_an_upload_continues_as_long_as_bytes_arrive(monkeypatch):
+    monkeypatch.setattr("time.sleep", lambda _: None)
+    content = bytes(range(256)) * 8 * KIB  # in one chunk of 2 MiB
+    with ThreadingHTTPServer(("127.0.0.1", 0), ShortWinded) as server:
+        threading.Thread(target=server.serve_forever, args=(0.01,)).start()
+        monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"127.0.0.1:{server.server_port}")
+        try:
+            driver = GcsDriver(gcs_bucket="b", gcs_chunk_bytes=len(content))
+            assert len(content) == driver.stream_write("a", [content])
+            assert content == server.received
+            driver.close()
+        finally:
+            server.shutdown()
 
 
 class TestAnInterruptedRead(BrokenReadSuite):

@@ -115,7 +115,8 @@ class _Upload:
                 break
             if response.status != 308:
                 self._raise_for(response)
-            position = _received_bytes(response)
+            received = _received_bytes(response)
+            position, failures = received, 0 if received > position else failures
             if position == end and total == "*":
                 break
             if not start <= position <= end:
