@@ -32,7 +32,10 @@ def expose(numbers: Numbers, workers: int, accept: str) -> tuple[bytes, str]:
 
     registry = CollectorRegistry(auto_describe=False)
     registry.register(_Collector(numbers, workers))
-    encode, content_type = choose_encoder(accept)
+    try:
+        encode, content_type = choose_encoder(accept)
+    except TypeError:  # the library compares a version that is no number
+        encode, content_type = choose_encoder("")
     return encode(registry), content_type
 
 

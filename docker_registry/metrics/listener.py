@@ -7,8 +7,16 @@ import socket
 from collections.abc import Callable, Iterable
 from typing import Any, Final
 
+import gevent
+
 from docker_registry.errors import ConfigError
 from docker_registry.metrics.server_metrics import ServerMetrics
+
+#: Connections that a worker serves here at the same time; further ones wait.
+_MAX_CONNECTIONS: Final = 64
+
+#: Time from the beginning of a connection in which the response must have been sent.
+_MAX_SECONDS: Final = 30.0
 
 _ADDRESS: Final = re.compile(r"(?:\[([0-9A-Fa-f:.]+)\]|([^\[\]:]*)):([0-9]{1,5})")
 
@@ -53,14 +61,22 @@ def open_socket(text: str) -> socket.socket:
 
 def serve(metrics: ServerMetrics, text: str) -> None:
     """
-    Serve ``/metrics`` on an address, in greenlets.
+    Serve ``/metrics`` on an address, in greenlets; one request for each connection.
 
     Raises:
         ConfigError: as for :func:`open_socket`.
     """
-    from gevent.pywsgi import WSGIServer
+    from gevent.pywsgi import WSGIHandler, WSGIServer
 
-    WSGIServer(open_socket(text), application(metrics), log=None, error_log=None).start()
+    class Handler(WSGIHandler):
+        def handle(self) -> None:
+            with gevent.Timeout(_MAX_SECONDS, gevent.GreenletExit):  # which is not logged
+                super().handle()
+
+    listener = open_socket(text)
+    WSGIServer(
+        listener, application(metrics), log=None, error_log=None, handler_class=Handler, spawn=_MAX_CONNECTIONS
+    ).start()
 
 
 def application(metrics: ServerMetrics) -> Callable[[dict[str, Any], Callable[..., Any]], Iterable[bytes]]:
@@ -68,10 +84,11 @@ def application(metrics: ServerMetrics) -> Callable[[dict[str, Any], Callable[..
 
     def answer(environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         if environ["PATH_INFO"] != "/metrics" or environ["REQUEST_METHOD"] not in ("GET", "HEAD"):
-            start_response("404 Not Found", [("Content-Type", "text/plain"), ("Content-Length", "0")])
+            start_response("404 Not Found", [("Content-Length", "0"), ("Connection", "close")])
             return []
         content, content_type = metrics.scrape(environ.get("HTTP_ACCEPT", ""))
-        start_response("200 OK", [("Content-Type", content_type), ("Content-Length", str(len(content)))])
-        return [content]
+        headers = [("Content-Type", content_type), ("Content-Length", str(len(content))), ("Connection", "close")]
+        start_response("200 OK", headers)
+        return [] if environ["REQUEST_METHOD"] == "HEAD" else [content]
 
     return answer

@@ -6,9 +6,11 @@ import json
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 from collections import Counter
+from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
@@ -148,9 +150,29 @@ class TestASeparateAddress:
             requests.get(f"{server.url}/v2/acme/none/manifests/v1", timeout=20)
             counted = [f"registry_repository_{what}_total" for what in ("pulls", "pushes")]
             wanted = {(counted[0], "acme/web"): 3, (counted[1], "acme/web"): 1}
-            wait_until(lambda: wanted == repositories_in(scrape(f"http://127.0.0.1:{port}")[0]))
-            assert 404 == requests.get(f"http://127.0.0.1:{port}/v2/", timeout=20).status_code
+            address = f"http://127.0.0.1:{port}"
+            wait_until(lambda: wanted == repositories_in(scrape(address)[0]))
+            assert 404 == requests.get(f"{address}/v2/", timeout=20).status_code
+            head = requests.head(f"{address}/metrics", timeout=20, stream=True)
+            assert (200, b"") == (head.status_code, head.raw._fp.fp.read())
+            odd = requests.get(f"{address}/metrics", headers={"Accept": "text/plain; version=a.b"}, timeout=20)
+            assert (200, True) == (odd.status_code, odd.headers["Content-Type"].startswith("text/plain"))
             assert 404 == requests.get(f"{server.url}/metrics", timeout=20).status_code
+
+    def test_takes_few_of_the_files_of_a_worker(self, tmp_path):
+        port = free_port()
+        with (
+            Server(tmp_path / "store", workers=1, REGISTRY_METRICS_ADDRESS=f"127.0.0.1:{port}") as server,
+            ExitStack() as connections,
+        ):
+            (worker,) = server.worker_pids()
+            before = len(os.listdir(f"/proc/{worker}/fd"))
+            for _ in range(120):
+                connections.enter_context(socket.create_connection(("127.0.0.1", port), 20))
+            assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
+            assert len(os.listdir(f"/proc/{worker}/fd")) < before + 80
+            connections.close()
+            assert 200 == requests.get(f"http://127.0.0.1:{port}/metrics", timeout=20).status_code
 
     @pytest.mark.parametrize("address", ["here", "127.0.0.1:0", "127.0.0.1:70000", "192.0.2.1:9090", "a..b:9090"])
     def test_must_be_one_of_this_host(self, address):
