@@ -17,7 +17,8 @@ import tempfile
 import time
 from collections.abc import Callable, Iterator
 
-from docker_registry.registry.search.index import Entry, SearchIndex, open_index
+from docker_registry.registry.search.backends import open_index
+from docker_registry.registry.search.index import Entry, SearchIndex
 
 REPOSITORIES = 100_000
 ROUNDS = 15

@@ -133,3 +133,23 @@ for path in ("short", "long"):
 
 def test_long_folders_are_listed_in_a_native_thread(tmp_path):
     assert ["3", "True", "2000", "False"] == under_gevent(LISTING, str(tmp_path))
+
+
+SEARCH = """
+import sys
+from sqlalchemy import event
+from sqlalchemy.engine import Engine
+from docker_registry.registry.search.backends import open_index
+from docker_registry.registry.search.index import Entry
+
+threads = set()
+index = open_index("sqlalchemy", f"sqlite:///{sys.argv[1]}/search.db")
+event.listen(Engine, "before_cursor_execute", lambda *_: threads.add(this_thread()))
+index.put(Entry("acme/web"))
+index.reindex([Entry("acme/web")])
+print(len(index.search("web").results), this_thread() in threads)
+"""
+
+
+def test_sqlite_searches_in_a_native_thread(tmp_path):
+    assert ["1", "False"] == under_gevent(SEARCH, str(tmp_path))

@@ -10,8 +10,10 @@ from __future__ import annotations
 
 import os
 import random
+import threading
 import time
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any, Final, TypeVar
 
@@ -29,6 +31,7 @@ from sqlalchemy.exc import (
 from sqlalchemy.exc import TimeoutError as PoolTimeoutError
 from sqlalchemy.pool import QueuePool
 
+from docker_registry.concurrency import run_in_thread
 from docker_registry.errors import ConfigError, StorageError, StorageUnavailable
 
 Value = TypeVar("Value")
@@ -45,7 +48,7 @@ _DRIVERS: Final = {
 #: Timeouts that detect a vanished server, in seconds (tcp_user_timeout in milliseconds). Prepared statements are off:
 #: PostgreSQL plans a search badly when it does not know the search text, and PgBouncer does not support them well.
 _CONNECT_ARGUMENTS: Final[dict[str, dict[str, Any]]] = {
-    "sqlite": {"timeout": 0},
+    "sqlite": {"timeout": 0, "check_same_thread": False},
     "postgresql": {
         "connect_timeout": 5,
         "keepalives_idle": 30,
@@ -73,7 +76,8 @@ class Database:
     """
     Runs transactions, with retries while the database is busy.
 
-    A transaction may therefore run more than once.
+    A transaction may therefore run more than once. SQLite computes in this process, so its transactions run in a native
+    thread, one at a time: a search takes longer with each repository.
     """
 
     def __init__(self, database_url: str) -> None:
@@ -85,6 +89,9 @@ class Database:
         """
         self._url = _parse(database_url)
         self._engine = _engine(self._url)
+        self._is_sqlite = self._engine.dialect.name == "sqlite"
+        # A worker has few native threads, and the store needs them too.
+        self._turn: AbstractContextManager[object] = threading.Lock() if self._is_sqlite else nullcontext()
 
     def read(self, work: Callable[[Connection], Value]) -> Value:
         """
@@ -104,7 +111,7 @@ class Database:
         """
         Run a transaction that excludes all other calls of this method, across processes and hosts.
 
-        Raises the same errors as :meth:`read`.
+        It runs in the calling greenlet, so it may read the store. Raises the same errors as :meth:`read`.
         """
         if self._engine.dialect.name == "postgresql":
             return self.write(lambda connection: _with_advisory_lock(connection, work))
@@ -112,7 +119,7 @@ class Database:
             return self._run(lambda lock_connection: self._with_named_lock(lock_connection, work), None)
         # In WAL mode readers and writers do not wait for each other. The mode is stored in the database file.
         self._run(lambda connection: connection.execute(text("PRAGMA journal_mode = WAL")).all(), None)
-        return self.write(work)
+        return self._run(work, "BEGIN IMMEDIATE", in_thread=False)
 
     def close(self) -> None:
         """Close idle connections; the next transaction opens a new one."""
@@ -123,14 +130,16 @@ class Database:
         host = f" on {self._url.host}" if self._url.host else ""
         return f"the {self._url.get_backend_name()} database {self._url.database or ''}{host}"
 
-    def _run(self, work: Callable[[Connection], Value], begin: str | None) -> Value:
+    def _run(self, work: Callable[[Connection], Value], begin: str | None, *, in_thread: bool = True) -> Value:
         deadline = time.monotonic() + _MAX_WAIT_SECONDS
         while True:
             try:
-                with self._connect() as connection:
+                with self._turn, self._connect() as connection:
                     connection = connection.execution_options(**{_BEGIN: begin})
-                    with connection.begin():
-                        return work(connection)
+                    if in_thread and self._is_sqlite:
+                        found: Value = run_in_thread(_transact, connection, work)
+                        return found
+                    return _transact(connection, work)
             except SQLAlchemyError as error:
                 if not self._is_busy(error):
                     raise self._failure(error) from None
@@ -160,8 +169,7 @@ class Database:
             lock_connection.execute(select(func.release_lock(_LOCK_NAME)))
 
     def _is_busy(self, error: SQLAlchemyError) -> bool:
-        sqlite = self._engine.dialect.name == "sqlite"
-        return sqlite and isinstance(error, OperationalError) and "locked" in str(error.orig)
+        return self._is_sqlite and isinstance(error, OperationalError) and "locked" in str(error.orig)
 
     def _failure(self, error: SQLAlchemyError) -> StorageError:
         reason = str(error.orig if isinstance(error, DBAPIError) else error).strip()
@@ -171,8 +179,13 @@ class Database:
         disconnected = isinstance(error, PoolTimeoutError) or (
             isinstance(error, DBAPIError) and error.connection_invalidated
         )
-        unreachable = isinstance(error, (OperationalError, InterfaceError)) and self._engine.dialect.name != "sqlite"
+        unreachable = isinstance(error, (OperationalError, InterfaceError)) and not self._is_sqlite
         return (StorageUnavailable if disconnected or unreachable else StorageError)(f"{self} failed: {reason}")
+
+
+def _transact(connection: Connection, work: Callable[[Connection], Value]) -> Value:
+    with connection.begin():
+        return work(connection)
 
 
 def _with_advisory_lock(connection: Connection, work: Callable[[Connection], Value]) -> Value:
@@ -200,7 +213,6 @@ def _engine(url: URL) -> Engine:
     if backend == "sqlite" and url.database in (None, "", ":memory:"):
         # An in-memory database exists only inside its single connection, which all threads share in turn.
         options.update(pool_size=1, max_overflow=0)
-        arguments["check_same_thread"] = False
     try:
         engine = create_engine(
             url, connect_args=arguments, poolclass=QueuePool, pool_pre_ping=True, hide_parameters=True, **options
