@@ -80,7 +80,7 @@ def _warm(arguments: argparse.Namespace, built: Services, mirror: Mirror) -> int
     _check_writable(built)
     warming, rows = Warming(built.registry), []
     platforms = parse_platforms("--platform:", arguments.platform or ())
-    for text in _images(arguments.images):
+    for text in list(_images(arguments.images)):  # read all lists before anything changes
         row: dict[str, Any] = {"image": text, "digest": None, "manifests": 0, "blobs": 0, "bytes": 0, "error": None}
         try:
             name, reference = _parse(text, mirror)

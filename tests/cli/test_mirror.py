@@ -109,7 +109,7 @@ class TestTheMirrorCommand:
         status, out = run(capsys, "warm", "up/library/app:depth-4")
         assert (1, True) == (status, "nested too deeply" in out), out
 
-    def test_says_which_images_it_cannot_fetch(self, store, capsys, tmp_path):
+    def test_says_which_images_it_cannot_fetch(self, store, upstream, capsys, tmp_path):
         reasons = {
             "up/library/app:none": "has no such",
             "up/library/app:latest": "has no image for these platforms",
@@ -125,7 +125,9 @@ class TestTheMirrorCommand:
         for row in failed:
             assert reasons[row["image"]] in row["error"]
         (tmp_path / "list").write_text("x" * (MAX_LIST_BYTES + 1))
-        assert 2 == main(["mirror", "warm", "list"])
+        asked = len(upstream.requests)
+        assert 2 == main(["mirror", "warm", "up/library/app:latest", "list"])
+        assert asked == len(upstream.requests)
 
     def test_removes_what_was_fetched(self, store, capsys, upstream):
         images = ("up/library/app:single", "up/library/app:latest")
