@@ -39,7 +39,7 @@ def run(_: argparse.Namespace) -> int:
     with services.build(config, v1=True) as built:
         if built.diff_queue is None:
             raise ConfigError("cache.host is not set: without Redis, a diff is computed when a client asks for it.")
-        start_logging(config.loglevel)
+        start_logging(config.loglevel, config.log_format)
         worker = DiffWorker(built.require_legacy().image_files, built.diff_queue, built.read_only)
         for signal_number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(signal_number, lambda *_: worker.stop())

@@ -113,10 +113,11 @@ class TestAWorker:
             assert 0 == process.wait(60)
 
     def test_waits_for_unreachable_redis(self, server):
-        with worker(server, CACHE_REDIS_PORT=str(processes.free_port())) as process:
+        with worker(server, CACHE_REDIS_PORT=str(processes.free_port()), REGISTRY_LOG_FORMAT="json") as process:
             wait_until(lambda: "retrying in" in process.log.read_text())
             assert process.poll() is None
-            assert "Traceback" not in process.log.read_text()
+            assert '"logger": "docker_registry.cli.diff_worker"' in process.log.read_text()
+            assert "traceback" not in process.log.read_text().lower()
 
     def test_requires_redis(self):
         done = run_command("diff-worker")
