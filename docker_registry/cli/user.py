@@ -64,16 +64,20 @@ def _read_password() -> str:
     Read a password twice from the terminal, or one line from a pipe.
 
     Raises:
-        Invalid: the two passwords differ, or the input is not UTF-8.
+        Invalid: the two passwords differ, or the input has ended or is not UTF-8.
     """
     from docker_registry.errors import Invalid
 
     try:
+        if sys.stdin is None:  # it was closed before the start
+            raise EOFError
         if not sys.stdin.isatty():
             return sys.stdin.readline().removesuffix("\n").removesuffix("\r")
         password = getpass.getpass("Password: ")
         if getpass.getpass("Again: ") != password:
             raise Invalid("The passwords differ.")
+    except EOFError:
+        raise Invalid("No password was entered.") from None
     except UnicodeDecodeError:
         raise Invalid("The password is not valid UTF-8.") from None
     return password

@@ -87,6 +87,11 @@ class TestTheUserCommand:
         assert "docker-registry: The password is not valid UTF-8.\n" == capsys.readouterr().err
         assert before == (folder / "users").read_bytes()
 
+    def test_requires_a_password(self, folder, capsys, monkeypatch):
+        monkeypatch.setattr("sys.stdin", None)  # closed, as by a supervisor
+        assert 2 == main(["user", "passwd", "alice"])
+        assert "docker-registry: No password was entered.\n" == capsys.readouterr().err
+
     def test_rejects_a_malformed_file(self, folder, capsys, says):
         (folder / "users").write_text("alice:secret\n")
         says("x")
