@@ -45,9 +45,12 @@ def read(raw: Raw) -> Any:
     Decode a raw value; numbers keep their spelling, as :class:`Number`.
 
     Raises:
-        ValueError: *raw* is not JSON.
+        ValueError: *raw* is not JSON, or nests too deeply.
     """
-    return _DECODER.decode(raw)
+    try:
+        return _DECODER.decode(raw)
+    except RecursionError:
+        raise ValueError("too deep") from None
 
 
 def write_map(members: Mapping[str, Raw]) -> bytes:

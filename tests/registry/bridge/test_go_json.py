@@ -35,6 +35,11 @@ class TestAMap:
         with pytest.raises(ValueError):
             go_json.read_map(payload)
 
+    def test_that_nests_too_deeply_is_no_json(self):
+        for read, deep in ((go_json.read_map, b"[" * 100_000), (go_json.read, "[" * 100_000)):
+            with pytest.raises(ValueError):
+                read(deep)
+
 
 class TestAString:
     def test_is_escaped_as_go_does(self):
