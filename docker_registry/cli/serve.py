@@ -23,6 +23,9 @@ if TYPE_CHECKING:
     from docker_registry.config.schema import Config
     from docker_registry.server.master import LogSettings
 
+#: Longest check before a reload, during which the master starts no worker and does not stop.
+RELOAD_CHECK_SECONDS: Final = 60
+
 
 def run(arguments: argparse.Namespace) -> int:
     """Check the configuration and the store, then serve until a signal stops the server; return the exit status."""
@@ -69,7 +72,7 @@ def run(arguments: argparse.Namespace) -> int:
         return launch.run(
             os.environ,
             log_settings=_log_settings,
-            can_start=lambda: _check_in_child(lambda: check_as_worker(load_config())) == 0,
+            can_start=lambda: _check_in_child(lambda: check_as_worker(load_config()), RELOAD_CHECK_SECONDS) == 0,
         )
     finally:
         if os.getpid() == master:  # workers are forks of this process and return here as well
@@ -98,23 +101,33 @@ def _log_settings() -> LogSettings:
     return LogSettings(config.log_format, config.tls.certificate)
 
 
-def _check_in_child(work: Callable[[], int]) -> int:
+def _check_in_child(work: Callable[[], int], limit_seconds: int = 0) -> int:
     """
     Run a function in a child process and return its exit status.
 
     The child prints the error that the function raises. It ends in any case: as a copy of gunicorn's master, it would
     stop the workers.
+
+    Args:
+        limit_seconds: after which the child is ended, with status 2; 0 for no limit.
     """
     print(end="", flush=True)  # standard output is None if it was closed before the start
     child = os.fork()
     if child:
         status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+        if status == -signal.SIGALRM:
+            print(f"docker-registry: the check did not end within {limit_seconds} s", file=sys.stderr)
+            return CANNOT_RUN
         if status < 0:  # such as for lack of memory
             print(f"docker-registry: the check was ended by a signal: {signal.strsignal(-status)}", file=sys.stderr)
             return CANNOT_RUN
         return status
     status = CANNOT_RUN
     try:
+        # By the kernel: a system call that hangs keeps Python from running anything. The master must not look for the
+        # end of the child itself, because gunicorn reaps all children as soon as it can.
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        signal.alarm(limit_seconds)
         status = work()
     except RegistryError as error:
         print(f"docker-registry: {error}", file=sys.stderr)

@@ -176,13 +176,14 @@ class TestTheEnvironment:
 class TestTheCheckBeforeAReload:
     """It runs in a fork of gunicorn's master, which must end even if its output cannot be written."""
 
-    def test_ends_its_process_and_prints_unexpected_errors(self):
+    def test_ends_its_process_within_a_time_and_prints_unexpected_errors(self):
         program = """
 import os, sys
 from docker_registry.cli.serve import _check_in_child
 
 sys.stdout = None
 statuses = [_check_in_child(lambda: 1 // 0), _check_in_child(lambda: os.kill(os.getpid(), 9))]
+statuses.append(_check_in_child(lambda: os.read(os.pipe()[0], 1), 1))
 sys.stdout = open("/dev/full", "w")
 statuses.append(_check_in_child(lambda: print("summary") or 0))
 os.write(2, f"returned {statuses}".encode())
@@ -190,7 +191,8 @@ os.write(2, f"returned {statuses}".encode())
         done = subprocess.run([sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60)
         assert 1 == done.stderr.count("ZeroDivisionError: ")
         assert "docker-registry: the check was ended by a signal: Killed" in done.stderr.splitlines()
-        assert "returned [2, 2, 0]" == done.stderr.splitlines()[-1]
+        assert "docker-registry: the check did not end within 1 s" in done.stderr.splitlines()
+        assert "returned [2, 2, 2, 0]" == done.stderr.splitlines()[-1]
         assert 1 == done.stderr.count("returned")
 
 
