@@ -71,6 +71,7 @@ class Exchange(NamedTuple):
         protocol: such as ``HTTP/1.1``.
         referrer: the header Referer.
         user: user name in an unverified Basic Authorization header.
+        scheme: of the Authorization header, unchecked, such as ``Bearer``; empty without that header.
         traceparent: the header, unchecked.
         notes: what observers keep for other exchanges with the same cached response; empty at first.
     """
@@ -98,6 +99,7 @@ class Exchange(NamedTuple):
     user: str
     traceparent: str = ""
     notes: dict[str, str] | None = None
+    scheme: str = ""
 
 
 #: Receives every exchange of a worker. It may have a method ``ignores(exchange)`` that returns whether it needs to know

@@ -130,6 +130,7 @@ def event_of(exchange: Exchange) -> str:
     has_stored_blob = exchange.route == _START_UPLOAD and exchange.status == 201
     if exchange.method in _METHODS and (exchange.route in _CHANGES or has_stored_blob):
         return "change"
-    # The user of a form; that of a header is known before it is verified.
-    is_login = exchange.user or (exchange.route == _FORM_LOGIN and exchange.principal != _ANONYMOUS)
+    # The user of a form or certificate; that of a header is known before it is verified.
+    is_named = exchange.principal not in ("", _ANONYMOUS)
+    is_login = exchange.user or (is_named and (exchange.route == _FORM_LOGIN or not exchange.scheme))
     return "login" if is_login and exchange.route in _LOGINS else ""

@@ -194,6 +194,7 @@ class Observation:
             user=basic_user(authorization) if authorization else "",
             traceparent=environ.get("HTTP_TRACEPARENT", ""),
             notes={},
+            scheme=authorization.partition(" ")[0] if authorization else "",
         )
         if is_ours:
             sock.exchange = exchange

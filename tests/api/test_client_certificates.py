@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import ssl
 from contextlib import contextmanager
 from http.client import HTTPSConnection
@@ -47,6 +48,7 @@ def server(tmp_path_factory, authority):
       - {repositories: ["public/**"], who: [anonymous], allow: [pull]}
       - {repositories: ["**"], who: [root], allow: [pull, push, overwrite, delete]}"""
     variables = {
+        "REGISTRY_AUDIT_LOG": str(folder / "audit.log"),
         "REGISTRY_TLS_CERTIFICATE": str(certificate),
         "REGISTRY_TLS_KEY": str(key),
         "REGISTRY_TLS_CLIENT_CA": str(authority.file),
@@ -85,6 +87,21 @@ class TestAClientCertificate:
                 assert {expected} == statuses, name
                 assert (401 if name is None else 200) == get("/v2/").status_code
                 assert {200} == {get("/v2/public/web/manifests/v1").status_code for _ in range(3)}
+
+    def test_is_audited_as_a_login_where_passwords_are(self, server, connect):
+        with connect("dave") as get:
+            token = get("/v2/token").json()["token"]
+            get("/v2/")
+            get("/v2/", headers={"Authorization": f"Bearer {token}"})
+            get("/v2/public/web/manifests/v1")
+            get("/v2/", auth=("alice", "pw-alice"), params={"last": "1"})
+
+        def audited():
+            return list(map(json.loads, (server.store.parent / "audit.log").read_text().splitlines()))
+
+        wait_until(lambda: "GET /v2/?last=1 200" in {line["message"] for line in audited()})
+        expected = [("login", "GET /v2/token 200"), ("login", "GET /v2/ 200")]
+        assert expected == [(line["event"], line["message"]) for line in audited() if line["principal"] == "dave"]
 
     def test_is_overruled_by_a_password(self, connect):
         with connect("bob") as get:

@@ -86,7 +86,7 @@ class TestAnExchange:
             "method": "GET", "route": "v2_manifests.get_manifest", "repository": "acme/web", "reference": "v1",
             "digest": digest_of(IMAGE.manifest), "status": 200, "bytes_in": 0, "bytes_out": len(IMAGE.manifest),
             "principal": "anonymous", "trace_id": "", "client": "127.0.0.1", "user_agent": "a client", "upstream": "",
-            "target": MANIFEST, "protocol": "HTTP/1.1", "referrer": "", "user": "", "traceparent": "",
+            "target": MANIFEST, "protocol": "HTTP/1.1", "referrer": "", "user": "", "traceparent": "", "scheme": "",
         }  # fmt: skip
         assert expected == stable(found)
         assert 0 < found["first_byte_seconds"] <= found["seconds"] < 10
