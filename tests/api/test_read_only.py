@@ -21,6 +21,7 @@ from docker_registry.errors import Invalid, StorageFull
 from docker_registry.registry import layout
 from docker_registry.registry.read_only import REFRESH_SECONDS, ReadOnly
 from tests.support.clients.v2 import Client, digest_of
+from tests.support.full_driver import FullDriver
 from tests.support.servers.registry import Server
 from tests.support.servers.template import run_command
 from tests.support.timing import wait_until
@@ -106,19 +107,12 @@ class TestTheSwitch:
         assert not {"v2_uploads.append_chunk", "v2_blobs.get_blob"} & REFUSED_READ_ONLY
 
 
-class FullDriver(MemoryDriver):
-    """A store that can be read only."""
-
-    def put_content(self, path, content, *, if_match=None):
-        raise StorageFull
-
-
 class TestBackgroundWork:
     def test_only_reads_from_the_store(self):
         driver = MemoryDriver()
         ReadOnly(driver).switch_on(WHY)
         full = FullDriver()
-        full._files = driver._files
+        full._files, full.is_full = driver._files, True
         with services.build(Config(storage="memory"), full) as built:
             with pytest.raises(StorageFull):
                 built.probe_store()

@@ -22,6 +22,7 @@ from docker_registry.registry.upload_sessions import MAX_LISTED, Upload
 from docker_registry.registry.uploads import Uploads
 from tests.registry.conftest import NAME, OTHER
 from tests.support.clock import Clock
+from tests.support.full_driver import FullDriver
 from tests.support.registries import Registry
 
 
@@ -309,19 +310,11 @@ class TestAStalledPatchOnAStoreWithoutConditionalPuts(TestAStalledPatch):
         return UnconditionalDriver()
 
 
-class FullDriver(MemoryDriver):
-    """A store that is full when a stream is written."""
-
-    def stream_write(self, path, blocks):
-        for _ in blocks:
-            raise StorageFull
-        return super().stream_write(path, ())
-
-
 class TestAFullStore:
     def test_is_reported_and_keeps_nothing(self, clock, nothing_is_short):
         driver = FullDriver()
         uploads = Uploads(driver, Registry(driver).blobs, clock)
+        driver.is_full = True
         with pytest.raises(StorageFull):
             uploads.put(NAME, GOOD, Content(b"good bytes"))
         assert [] == files(driver)

@@ -15,3 +15,12 @@ class FullDriver(MemoryDriver):
         if self.is_full:
             raise StorageFull(path=path)
         super().put_content(path, content, if_match=if_match)
+
+    def stream_write(self, path, blocks):
+        return super().stream_write(path, self._fitting(path, blocks))
+
+    def _fitting(self, path, blocks):
+        for block in blocks:
+            if self.is_full:
+                raise StorageFull(path=path)
+            yield block
