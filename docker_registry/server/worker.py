@@ -279,7 +279,6 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         Requests that gunicorn need not parse are answered first.
         """
         client = self._clients[gevent.getcurrent()]
-        client.begin(Activity.WAITING)
         if self._cache is not None or client.parser is not None:
             self._loop.run(client)
         return nullcontext() if client.has_head else client.limited_head()
