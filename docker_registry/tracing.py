@@ -49,7 +49,8 @@ def open_tracing(environ: Mapping[str, str]) -> Tracing | None:
     Return the observer that exports traces; None if they are off.
 
     Raises:
-        ConfigError: the library is not installed, or the protocol of traces is not OTLP over HTTP.
+        ConfigError: the library is not installed or rejects a variable, or the protocol of traces is not OTLP over
+            HTTP.
     """
     is_off = environ.get("OTEL_SDK_DISABLED", "").lower() == "true" or environ.get("OTEL_TRACES_EXPORTER") == "none"
     if is_off or not any(map(environ.get, _SWITCHES)):
@@ -62,7 +63,10 @@ def open_tracing(environ: Mapping[str, str]) -> Tracing | None:
         import opentelemetry.sdk.trace  # noqa: F401
     except ImportError:
         raise ConfigError("Traces need a library: pip install 'docker-registry[otel]'.") from None
-    return Tracing(environ)
+    try:
+        return Tracing(environ)
+    except ValueError as error:
+        raise ConfigError(f"OpenTelemetry rejects one of its variables (OTEL_…): {error}") from None
 
 
 class Tracing:
@@ -73,10 +77,14 @@ class Tracing:
         Args:
             environ: examined for the name of the service, by default ``docker-registry``; the library reads all other
                 variables from the environment of the process.
+
+        Raises:
+            ValueError: the library rejects a variable.
         """
         is_named = environ.get("OTEL_SERVICE_NAME") or "service.name" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
         self._resource = {"service.version": __version__} | ({} if is_named else {"service.name": "docker-registry"})
         self._provider: TracerProvider | None = None
+        _check_variables()
 
     def __call__(self, exchange: Exchange) -> None:
         """Create the span of an exchange; health probes have none."""
@@ -120,6 +128,24 @@ class Tracing:
             self._provider = TracerProvider(resource=Resource.create(self._resource), shutdown_on_exit=False)
             self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         return self._provider
+
+
+def _check_variables() -> None:
+    """
+    Create the parts that read the variables, so that the first request need not meet one that is rejected.
+
+    Resource.create is left out: it rejects none, and waits for threads that do not run while the server checks its
+    configuration.
+
+    Raises:
+        ValueError: the library rejects a variable.
+    """
+    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+    from opentelemetry.sdk.trace import SpanLimits
+    from opentelemetry.sdk.trace.export import BatchSpanProcessor
+
+    SpanLimits()
+    BatchSpanProcessor(OTLPSpanExporter()).shutdown()
 
 
 def _attributes(exchange: Exchange) -> dict[str, Any]:
