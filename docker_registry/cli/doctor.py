@@ -5,14 +5,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import ssl
 import sys
 from dataclasses import asdict
 from pathlib import Path
-from typing import Final
+from typing import TYPE_CHECKING, Final
 from urllib.parse import urlsplit
 
 from docker_registry.cli.command import INCOMPLETE, Command, add_json
 from docker_registry.errors import ConfigError
+
+if TYPE_CHECKING:
+    from docker_registry.doctor.connection import Target
 
 #: Variable with the password of ``--user``, which must not appear in the list of processes.
 PASSWORD_VARIABLE: Final = "DOCKER_REGISTRY_PASSWORD"  # noqa: S105 - a name
@@ -25,30 +29,14 @@ def run(arguments: argparse.Namespace) -> int:
     Push a probe, pull it, remove it, and print the faults.
 
     Raises:
-        ConfigError: the address is no URL, cannot be reached or refuses the push.
+        ConfigError: the address is no URL, cannot be reached or refuses the push, or an option is invalid.
     """
-    from docker_registry.doctor.connection import Target
     from docker_registry.doctor.examination import CannotExamine, Examination
     from docker_registry.doctor.probes import examine
 
-    wrong = ConfigError(f"{arguments.url} must be https://HOST or https://HOST/PATH, without /v2")
-    try:
-        parts = urlsplit(arguments.url)
-        _ = parts.port  # raises ValueError if it is malformed
-    except ValueError:
-        raise wrong from None
-    path = parts.path.rstrip("/")
-    if parts.scheme not in ("http", "https") or not parts.hostname or path.startswith(("/v1", "/v2")):
-        raise wrong
+    target = _target(arguments)
     if not 0 <= arguments.silence <= _MAX_SILENCE_SECONDS:
         raise ConfigError(f"--silence must be 0 to {_MAX_SILENCE_SECONDS} seconds")
-    target = Target(
-        f"{parts.scheme}://{parts.netloc}",
-        arguments.ca,
-        arguments.user,
-        os.environ.get(PASSWORD_VARIABLE, ""),
-        path=path,
-    )
     if arguments.silence and sys.stderr.isatty():
         print(f"One probe pauses for {arguments.silence:.0f} s; --silence 0 leaves it out.", file=sys.stderr)
     try:
@@ -63,6 +51,34 @@ def run(arguments: argparse.Namespace) -> int:
         if not any(finding.is_fault for finding in findings):
             print("No fault was found.")
     return INCOMPLETE if any(finding.is_fault for finding in findings) else 0
+
+
+def _target(arguments: argparse.Namespace) -> Target:
+    """
+    Return the registry that the arguments name.
+
+    Raises:
+        ConfigError: the URL is malformed, or the file of authorities cannot be used.
+    """
+    from docker_registry.doctor.connection import Target, host_and_port
+
+    wrong = ConfigError("The address must be https://HOST or https://HOST/PATH, without /v2 and without a user.")
+    try:
+        parts = urlsplit(arguments.url)
+        address = f"{parts.scheme}://{host_and_port(parts)}"
+    except ValueError:
+        raise wrong from None
+    path = parts.path.rstrip("/")
+    if parts.scheme not in ("http", "https") or not parts.hostname or "@" in parts.netloc:
+        raise wrong
+    if path.startswith(("/v1", "/v2")) or parts.query or parts.fragment:
+        raise wrong
+    if arguments.ca is not None:
+        try:
+            ssl.create_default_context(cafile=arguments.ca)
+        except OSError as error:
+            raise ConfigError(f"--ca: {arguments.ca} cannot be used: {error.strerror or error}") from None
+    return Target(address, arguments.ca, arguments.user, os.environ.get(PASSWORD_VARIABLE, ""), path=path)
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:

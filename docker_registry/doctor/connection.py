@@ -12,10 +12,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Final
-from urllib.parse import parse_qsl, urlencode, urlsplit
+from urllib.parse import SplitResult, parse_qsl, urlencode, urlsplit
 
 TIMEOUT_SECONDS: Final = 30.0
 _MAX_BYTES: Final = 4 * 1024 * 1024
+_DEFAULT_PORTS: Final = {"http": 80, "https": 443}
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +38,7 @@ class Target:
     The registry that is examined, and how to authenticate there.
 
     Attributes:
-        url: scheme, host and port of the registry.
+        url: scheme, host and port of the registry, as :func:`host_and_port` writes them.
         ca: PEM file of the authorities to trust besides those of the system.
         user: sent with *password* to the token server, or to a registry without one; None for an anonymous client.
         is_verified: whether certificates are verified.
@@ -151,6 +152,18 @@ class Target:
             context.check_hostname = False
             context.verify_mode = ssl.CERT_NONE
         return context
+
+
+def host_and_port(parts: SplitResult) -> str:
+    """
+    Return host and port of a URL as clients write them in the header Host: in lower case, without the default port.
+
+    Raises:
+        ValueError: the port is malformed.
+    """
+    host, port = parts.hostname or "", parts.port
+    host = f"[{host}]" if ":" in host else host
+    return host if port in (None, _DEFAULT_PORTS.get(parts.scheme)) else f"{host}:{port}"
 
 
 def _token(body: bytes) -> str:

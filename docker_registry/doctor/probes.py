@@ -39,6 +39,8 @@ def examine(examination: Examination) -> list[Finding]:
         examination.findings.note("incomplete", f"The other probes were not run: {error}.")
     finally:
         with contextlib.suppress(OSError, ValueError, http.client.HTTPException):
+            if examination.target.authorization:
+                _renew_token(examination)
             examination.clean_up()
     return examination.findings
 
@@ -89,16 +91,28 @@ def _sign_in(examination: Examination) -> None:
     if answer.status == 401 and challenge.lower().startswith("bearer"):
         try:
             _check_realm(examination, challenge)
-            token = examination.target.fetch_token(challenge, f"repository:{examination.repository}:pull,push,delete")
+            _fetch_token(examination, challenge)
         except (OSError, ValueError, http.client.HTTPException) as error:
             raise CannotExamine(f"no token for {examination.repository}: {error}") from None
-        examination.target.authorization = f"Bearer {token}"
     elif answer.status == 401 and examination.target.user:
         examination.target.authorization = examination.target.basic()
         answer = examination.target.ask("GET", f"{examination.target.path}/v2/")
     if answer.status not in (200, 401) or (answer.status == 401 and not examination.target.authorization):
         needed = "; it needs --user" if answer.status == 401 else ""
         raise CannotExamine(f"{examination.target.url}{examination.target.path}/v2/ answers {answer.status}{needed}")
+
+
+def _fetch_token(examination: Examination, challenge: str) -> None:
+    scope = f"repository:{examination.repository}:pull,push,delete"
+    examination.target.authorization = f"Bearer {examination.target.fetch_token(challenge, scope)}"
+
+
+def _renew_token(examination: Examination) -> None:
+    """Get another token if that of the probes has expired, as during the pause of an upload."""
+    answer = examination.target.ask("GET", f"{examination.target.path}/v2/")
+    challenge = answer.header("www-authenticate")
+    if answer.status == 401 and challenge.lower().startswith("bearer"):
+        _fetch_token(examination, challenge)
 
 
 def _check_clock(examination: Examination, answer: Answer) -> None:

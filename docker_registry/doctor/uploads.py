@@ -10,7 +10,7 @@ from typing import Final
 from urllib.parse import quote, urljoin, urlsplit
 from uuid import uuid4
 
-from docker_registry.doctor.connection import TIMEOUT_SECONDS, Answer, read
+from docker_registry.doctor.connection import TIMEOUT_SECONDS, Answer, host_and_port, read
 from docker_registry.doctor.examination import CannotExamine, Examination
 from docker_registry.doctor.probe_image import INDEX_TYPE, MANIFEST_TYPE
 
@@ -75,7 +75,7 @@ def _follow(examination: Examination, answer: Answer) -> str:
     """Return the path of a Location, which must lead back to the same address."""
     url, location = examination.target.url, answer.header("location")
     here, there = urlsplit(url), urlsplit(urljoin(url, location))
-    if (there.scheme, there.netloc) != (here.scheme, here.netloc):
+    if (there.scheme, host_and_port(there)) != (here.scheme, host_and_port(here)):
         examination.findings.fault(
             "location",
             f"Uploads continue at {there.scheme}://{there.netloc}. Rewrite no Location (nginx: proxy_redirect off; "
@@ -98,7 +98,7 @@ def _check_public_url(examination: Examination) -> None:
     examination.target.ask("DELETE", _follow(examination, answer))
     if not told.netloc or examination.findings.has("realm", "location"):
         return
-    if told.netloc != here.netloc:
+    if host_and_port(told) != host_and_port(here):
         examination.findings.fault(
             "host",
             f"The registry believes that its address is {told.netloc}. Keep the header Host with its port (nginx: "

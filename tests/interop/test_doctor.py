@@ -318,7 +318,8 @@ class TestAHealthyProxy:
             server.kill()
 
     def test_is_reported_by_the_command(self, registry, capsys):
-        assert 0 == main(["doctor", registry.url, "--json", "--silence", "0"])
+        url = registry.url.replace("127.0.0.1", "LOCALHOST")  # which clients send in lower case
+        assert 0 == main(["doctor", url, "--json", "--silence", "0"])
         assert ["tls"] == [finding["probe"] for finding in json.loads(capsys.readouterr().out)]
 
 
@@ -419,6 +420,12 @@ class TestATokenServer:
             assert 2 == main(["doctor", url])
         assert "the response of the token server has no token" in capsys.readouterr().err
 
+    def test_is_asked_again_before_the_probes_are_removed(self):
+        """Tokens may live for less than the pause of an upload; this one has expired at once."""
+        with token_server(content=b'{"token": "expired"}') as (url, paths):
+            assert 2 == main(["doctor", url])
+        assert 2 == len(paths)
+
     @pytest.mark.parametrize("realm", [None, "[::x/token"])
     def test_without_a_url_is_an_error(self, realm, capsys):
         with token_server(realm=realm) as (url, paths):
@@ -454,6 +461,8 @@ class TestAnAddress:
             (["ftp://127.0.0.1"], "must be https://HOST"),
             (["http://[x"], "must be https://HOST"),
             (["http://127.0.0.1:99999"], "must be https://HOST"),
+            (["http://me:s3cret@127.0.0.1:5000"], "without a user"),
+            (["https://127.0.0.1:5000", "--ca", "/no/file"], "/no/file cannot be used: No such file"),
             (["http://127.0.0.1:5000", "--silence", "-1"], "--silence must be"),
             (["http://127.0.0.1:5000", "--silence", "nan"], "--silence must be"),
         ],
