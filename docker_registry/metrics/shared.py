@@ -12,8 +12,8 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Final
 
@@ -69,30 +69,39 @@ class SharedNumbers:
         total, workers = Numbers(), 1
         total.add(own)
         with self._locked():
-            self._merge_ended()
-            for path in self._files():
-                if path.name != str(os.getpid()):
-                    total.add(_read(path))
-                    workers += path.name != _ENDED
+            ended = []
+            for path in self._folder.iterdir():
+                if path.name == str(os.getpid()) or not path.name.isdecimal():
+                    continue
+                if not _lives(int(path.name)):
+                    ended.append(path)
+                    continue
+                total.add(_read(path))
+                workers += 1
+            total.add(self._merge(ended))
         return total, workers
 
-    def _files(self) -> Iterator[Path]:
-        return (path for path in self._folder.iterdir() if path.name.isdecimal() or path.name == _ENDED)
+    def _merge(self, ended: Sequence[Path]) -> Numbers:
+        """
+        Return the numbers of all workers that ended.
 
-    def _merge_ended(self) -> None:
-        """Merge the files of workers that ended, so that workers that come and go leave nothing behind."""
-        ended = [path for path in self._files() if path.name != _ENDED and not _lives(int(path.name))]
-        if not ended:
-            return
+        Their files are merged, so that workers that come and go leave nothing behind; on a full file system they stay.
+
+        Args:
+            ended: the files that are not merged yet.
+        """
         total = Numbers()
         for path in (*ended, self._folder / _ENDED):
             if path.exists():
                 total.add(_read(path))
         total.gauges.clear()
         total.repositories = busiest(total.repositories, MAX_COUNTED)
-        self._replace(_ENDED, total)
-        for path in ended:
-            path.unlink()
+        if ended:
+            with suppress(OSError):
+                self._replace(_ENDED, total)
+                for path in ended:
+                    path.unlink()
+        return total
 
     def _replace(self, name: str, numbers: Numbers) -> None:
         staged = self._folder / f"{name}.new"

@@ -208,6 +208,18 @@ class TestTheFilesOfWorkers:
             assert ({"acme/web": (5, 1)}, 1) == (total.repositories, workers)
         assert {"ended", str(os.getpid()), "lock"} == {path.name for path in tmp_path.iterdir()}
 
+    def test_are_counted_also_on_a_full_disk(self, tmp_path):
+        program = (
+            "import resource, sys; from docker_registry.metrics.shared import *;"
+            "shared = SharedNumbers(Path(sys.argv[1])); own = Numbers({}, {}, {('a',): 4}, {('in_flight',): 9});"
+            "shared.publish(own) if sys.argv[2] else resource.setrlimit(resource.RLIMIT_FSIZE, (0, 0));"
+            "total, workers = shared.total(Numbers());"
+            "print(total.counters.get(('a',)), total.gauges, workers)"
+        )
+        for first, expected in (("first", "None {} 1\n"), ("", "4 {} 1\n")):
+            command = [sys.executable, "-c", program, str(tmp_path), first]
+            assert expected == subprocess.run(command, check=True, cwd=ROOT, capture_output=True, text=True).stdout
+
 
 class TestTheFolder:
     def test_of_a_server_in_another_container_stays(self):
