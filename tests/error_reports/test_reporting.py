@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import queue
 import socket
 import sys
@@ -144,6 +145,13 @@ class TestAReport:
         assert report.traceback.endswith("y\n")
         assert MAX_MESSAGE_CHARACTERS == len(report.message)
         assert len(report.traceback) < 3 * MAX_MESSAGE_CHARACTERS
+
+    def test_can_be_sent_if_it_names_a_file_that_is_not_utf_8(self):
+        error = OSError(os.fsdecode(b"caf\xe9"))
+        info = (OSError, error, None)
+        record = logging.getLogger("x").makeRecord("docker_registry.x", logging.ERROR, __file__, 1, "oops", (), info)
+        report = report_of(record, Redactor())
+        assert (report.message + report.traceback).encode()
 
 
 class TestTheHook:
