@@ -88,7 +88,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     parsed = build_parser().parse_args(words)
     try:
-        return _run(getattr(parsed, "command", serve.COMMAND), parsed, words)
+        status = _run(getattr(parsed, "command", serve.COMMAND), parsed, words)
+        _flush_output()
+        return status
     except RegistryError as error:
         print(f"docker-registry: {error}", file=sys.stderr)
         return CANNOT_RUN
@@ -96,9 +98,30 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print("docker-registry: interrupted", file=sys.stderr)
         return INCOMPLETE
     except BrokenPipeError:  # such as `docker-registry config | head -1`
-        # Buffered output is flushed once more at exit, which must not fail again.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
         return INCOMPLETE
+
+
+def _flush_output() -> None:
+    """
+    Write buffered output; at exit, a failure would neither be explained nor determine the status.
+
+    Raises:
+        BrokenPipeError: the reader has left.
+        RegistryError: it cannot be written, such as to a full disk.
+    """
+    try:
+        print(end="", flush=True)
+    except BrokenPipeError:
+        raise
+    except OSError as error:
+        _discard_output()
+        raise RegistryError(f"Standard output cannot be written: {error.strerror}") from None
+
+
+def _discard_output() -> None:
+    """Discard buffered output, which is flushed once more at exit and must not fail again."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(command: Command, parsed: argparse.Namespace, words: Sequence[str]) -> int:

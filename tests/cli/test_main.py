@@ -83,6 +83,14 @@ class TestACommand:
         done = run("config")
         assert f"storage_path: {tmp_path / 'store'}" in done.stdout
 
+    @pytest.mark.parametrize(("output", "said"), [("| true", ""), ("> /dev/full", "No space left")])
+    def test_explains_output_that_cannot_be_written(self, tmp_path, output, said):
+        script = f'set -o pipefail; {sys.executable} -c "{PROGRAM}" config {output}'
+        environment = {**os.environ, "PYTHONUNBUFFERED": "", "STORAGE_PATH": str(tmp_path / "store")}
+        done = subprocess.run(["bash", "-c", script], env=environment, capture_output=True, text=True, cwd=tmp_path)
+        assert (done.returncode in (1, 2), said in done.stderr) == (True, True), done.stderr
+        assert "ignored" not in done.stderr
+
     def test_masks_secrets(self, run, tmp_path):
         config = tmp_path / "config.yml"
         config.write_text("dev: {cache: {host: redis, password: hunter2}}")
