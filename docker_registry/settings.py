@@ -45,8 +45,9 @@ BOOLEANS: Final = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
     **dict.fromkeys(("false", "no", "off", "0"), False),
 }
-#: The longest duration: a century. Timers and dates of Python do not take the largest numbers.
-MAX_DAYS: Final = 36500
+#: The longest duration, a century; a longer one means "for ever" and becomes this one. Timers and dates of Python do
+#: not take the largest numbers.
+MAX_SECONDS: Final = 36500 * 86400
 
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _QUANTITY = re.compile(r"([0-9]{1,15}) ?([A-Za-z]{1,3})")
@@ -69,7 +70,7 @@ class Setting:
         secret: whether ``docker-registry config`` and every log must mask it.
         choices: the allowed values, case-insensitive; empty allows any value.
         minimum: the smallest allowed number.
-        maximum: the largest allowed number; durations end at :data:`MAX_DAYS` anyway.
+        maximum: the largest allowed number; a duration is :data:`MAX_SECONDS` at most.
         section: the dataclass of each item of a list of sections.
     """
 
@@ -132,9 +133,7 @@ class Setting:
             raise ValueError(f"must be {self._wanted()}")
         if self.maximum is not None and number > self.maximum:
             raise ValueError(f"must be at most {self.maximum}")
-        if self.unit == "seconds" and number > MAX_DAYS * _SUFFIXES["seconds"]["d"]:
-            raise ValueError(f"must be at most {MAX_DAYS}d")
-        return number
+        return min(number, MAX_SECONDS) if self.unit == "seconds" else number
 
     def _quantity(self, text: str) -> int | None:
         """Return a duration or size that has a suffix; None for anything else."""

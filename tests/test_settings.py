@@ -112,10 +112,9 @@ class TestDurationsAndSizes:
     def test_other_suffixes_are_rejected(self, unit, text):
         assert "must be a whole number" in refusal(Setting("n", int, unit=unit), text)
 
-    @pytest.mark.parametrize("text", ["36501d", "1000000000000", "9" * 15 + "d"])
-    def test_a_duration_that_timers_do_not_take_is_rejected(self, text):
-        assert 36500 * 86400 == Setting("ttl", int, unit="seconds").convert("36500d")
-        assert "must be at most 36500d" == refusal(Setting("ttl", int, unit="seconds"), text)
+    @pytest.mark.parametrize("text", ["36500d", "9999999999", "9" * 15 + "d"])
+    def test_a_duration_that_timers_do_not_take_is_a_century(self, text):
+        assert 36500 * 86400 == Setting("ttl", int, unit="seconds").convert(text)
 
     def test_the_minimum_holds(self):
         assert "at least 60" in refusal(Setting("ttl", int, unit="seconds", minimum=60), "59s")

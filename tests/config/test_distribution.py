@@ -160,6 +160,7 @@ class TestAFile:
             assert ("10.0.0.1-5000", None, None) == (upstream.name, upstream.username, age), never
         upstream, age = mirroring("exec: {command: helper, lifetime: 1h}", REGISTRY_PROXY_REMOTEURL="https://[::1]")
         assert ("1", "helper", 7 * 86400) == (upstream.name, upstream.command, age)
+        assert 36500 * 86400 == mirroring("remoteurl: 'http://10.0.0.1:5000', ttl: 2562047h")[1]  # the longest of Go
         assert () == load(f"{MINIMAL}proxy: {{ttl: 1h}}\n").mirroring.upstreams
 
     def test_sets_a_sentinel_and_a_swift_domain(self, load):
