@@ -47,12 +47,13 @@ class ExternalUrl:
             _ = parts.port
         except ValueError:  # brackets without an IPv6 address, or a port that is no number up to 65535
             raise wrong from None
-        is_url = parts.scheme in ("http", "https") and HOST.fullmatch(parts.netloc) is not None
+        host = parts.netloc.removesuffix(":")  # an empty port is the default one
+        is_url = parts.scheme in ("http", "https") and HOST.fullmatch(host) is not None
         is_path = not parts.scheme and not parts.netloc
         path = path_prefix(parts.path)
         if not (is_url or is_path) or path is None or parts.query or parts.fragment:
             raise wrong
-        return cls(f"{parts.scheme}://{parts.netloc}" if is_url else "", path)
+        return cls(f"{parts.scheme}://{host}" if is_url else "", path)
 
 
 def path_prefix(text: str) -> str | None:

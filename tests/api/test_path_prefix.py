@@ -132,6 +132,7 @@ class TestAnExternalUrl:
     def test_may_be_a_host_or_a_path(self):
         assert ExternalUrl("https://r.example:5000") == ExternalUrl.parse("https://r.example:5000/")
         assert ExternalUrl("http://[::1]:5000", "/a/b") == ExternalUrl.parse("http://[::1]:5000/a/b")
+        assert ExternalUrl("https://r.example") == ExternalUrl.parse("https://r.example:/")
         assert ExternalUrl() == ExternalUrl.parse(None)
 
 

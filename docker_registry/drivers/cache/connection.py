@@ -7,7 +7,9 @@ Connections are opened on first use. No message of this module contains a passwo
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from ipaddress import IPv6Address
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 from urllib.parse import urlsplit
@@ -149,6 +151,9 @@ def _master(address: RedisAddress, section: str, options: dict[str, Any]) -> Red
 
 
 def _address(text: str, section: str) -> tuple[str, int]:
+    address, _, last = text.rpartition(":")
+    with suppress(ValueError):  # an IPv6 address may lack its brackets if it is followed by a port
+        text = f"[{IPv6Address(address)}]:{last}"
     try:
         parts = urlsplit(f"//{text}")
         host, port = parts.hostname or "", parts.port or _SENTINEL_PORT

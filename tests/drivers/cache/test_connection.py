@@ -98,6 +98,12 @@ class TestARedisAddress:
             )
             assert (b"b", 1) == says(place)
 
+    def test_of_a_sentinel_may_be_of_ipv6(self):
+        place = RedisAddress(sentinels=("[::1]", "[::1]:5", "fd00::1:5", "fe80::1%lo:5"))
+        clients = connect(place, "cache", timeout_seconds=1).connection_pool.sentinel_manager.sentinels
+        found = [tuple(each.connection_pool.connection_kwargs[name] for name in ("host", "port")) for each in clients]
+        assert [("::1", 26379), ("::1", 5), ("fd00::1", 5), ("fe80::1%lo", 5)] == found
+
 
 class TestAnInvalidConfiguration:
     @pytest.mark.parametrize(
