@@ -145,7 +145,7 @@ def _check_variables() -> None:
     from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
     SpanLimits()
-    BatchSpanProcessor(OTLPSpanExporter()).shutdown()
+    BatchSpanProcessor(OTLPSpanExporter()).shutdown()  # type: ignore[no-untyped-call] # it lacks an annotation
 
 
 def _attributes(exchange: Exchange) -> dict[str, Any]:
