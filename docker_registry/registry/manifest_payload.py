@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final
 
@@ -63,6 +64,9 @@ MAX_TYPE_CHARACTERS: Final = 255
 
 #: Wraps the parts of a large payload so that a loop over them yields to other requests.
 Pace = Callable[[Iterable[Part]], Iterator[Part]]
+
+#: Lists of references to other content; the last is that of schema 1.
+_REFERENCE_LISTS: Final = frozenset({"layers", "manifests", "fsLayers"})
 
 #: Members that are kept of a large payload.
 _KEPT_LISTS: Final = frozenset({"manifests", "layers"})
@@ -167,26 +171,20 @@ def references(payload: bytes, pace: Pace = iter) -> tuple[Digest, ...]:
     Return the digests that a stored manifest references: configuration, layers and children, but not its subject.
 
     The parsing is lenient, because other servers may have stored the manifest: schema 1 is supported, and invalid
-    entries are skipped.
+    entries are skipped. If the payload is not JSON, the result is what precedes the error.
 
     Args:
-        pace: as for :func:`read`.
+        pace: wraps the parts of the payload, to yield to other requests.
     """
-    try:
-        document = _load(payload, pace)
-    except ManifestInvalid:
-        return ()
-    items = [document.get("config")]
-    for key in ("layers", "manifests", "fsLayers"):
-        value = document.get(key)
-        items += value if isinstance(value, list) else []
     found = []
-    for item in items:
-        text = (item.get("digest") or item.get("blobSum")) if isinstance(item, dict) else None
-        try:
-            found.append(Digest.parse(text if isinstance(text, str) else ""))
-        except DigestInvalid:
-            continue
+    with suppress(ValueError, RecursionError):
+        for part in pace(json_scanner.scan(payload.decode())):
+            text = part.value if (part.key, part.name) == ("config", "digest") else None
+            if part.kind is Kind.ITEM and part.key in _REFERENCE_LISTS and isinstance(part.value, dict):
+                text = part.value.get("digest") or part.value.get("blobSum")
+            if isinstance(text, str):
+                with suppress(DigestInvalid):
+                    found.append(Digest.parse(text))
     return tuple(found)
 
 

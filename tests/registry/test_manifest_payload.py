@@ -161,6 +161,14 @@ class TestAStoredPayload:
         assert (None, False) == manifest_payload.stored_media_type(b"{}")
         assert (None, False) == manifest_payload.stored_media_type(b"\xff")
 
+    @pytest.mark.parametrize("padding", ["", " " * 70_000])
+    def test_references_content_also_from_schema_1_and_beside_invalid_entries(self, padding):
+        schema_1 = {"schemaVersion": 1, "fsLayers": [{"blobSum": LAYER["digest"]}, {"blobSum": 1}, 2], "config": None}
+        odd = {**IMAGE, "manifests": [{**LAYER, "size": "3"}], "layers": [{}], "subject": LAYER}
+        assert (Digest.of(b"tar"),) == manifest_payload.references(dump(schema_1) + padding.encode())
+        assert (Digest.of(b"{}"), Digest.of(b"tar")) == manifest_payload.references(dump(odd) + padding.encode())
+        assert () == manifest_payload.references(b"\xff")
+
 
 class TestALargePayload:
     """It is read part by part, by the same rules."""
