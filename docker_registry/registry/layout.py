@@ -85,6 +85,7 @@ PRIVATE_IS_COMPLETE: Final = f"{ROOT}/_v1/private-is-complete"
 PRIVATE_LAYERS: Final = f"{ROOT}/_v1/private-layers"
 
 _TAG_PREFIX: Final = "tag-"
+_HIDDEN_UPLOADS_PREFIX: Final = "hidden-"
 _STATE: Final = ".state"
 
 
@@ -232,8 +233,13 @@ def uploads(name: RepositoryName | None) -> str:
     if name is None:
         return f"{ROOT}/_uploads"
     if name.is_hidden:
-        return f"{ROOT}/_uploads/hidden-{Digest.of(str(name).encode()).hex[:32]}"
+        return f"{ROOT}/_uploads/{_HIDDEN_UPLOADS_PREFIX}{Digest.of(str(name).encode()).hex[:32]}"
     return f"{REPOSITORIES}/{name.value}/_uploads"
+
+
+def is_hidden_uploads(path: str) -> bool:
+    """Return whether a folder is that of the unfinished uploads to a hidden repository."""
+    return path.startswith(f"{uploads(None)}/{_HIDDEN_UPLOADS_PREFIX}")
 
 
 def upload(name: RepositoryName | None, upload_id: str) -> str:

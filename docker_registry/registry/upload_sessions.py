@@ -102,8 +102,7 @@ class Upload:
     @property
     def size(self) -> int:
         """Bytes received: the only offset at which the upload can continue."""
-        sizes = [item.size for item in self.chunks]
-        return sum(sizes + [item.size for item in self.lists])
+        return sum([item.size for item in (*self.chunks, *self.lists)])
 
     @property
     def is_empty(self) -> bool:
@@ -113,7 +112,7 @@ class Upload:
     @property
     def chunk_count(self) -> int:
         """The number of chunks."""
-        return sum([item.count for item in self.lists]) + len(self.chunks)
+        return len(self.chunks) + sum([item.count for item in self.lists])
 
     @property
     def only_chunk(self) -> Chunk | None:
@@ -206,8 +205,11 @@ class UploadSessions:
         Raises:
             UploadUnknown: no such session, it has ended, its state is damaged, or was written by distribution.
         """
-        stored = self._stored(layout.upload_state(name, upload_id), ends=ends)
-        if stored is None:  # also for sessions of distribution, which stores a hash state that only it can read
+        path = layout.upload_state(name, upload_id)
+        stored = Versioned(self._driver.find(path) or b"", ABSENT) if ends else self._driver.find_versioned(path)
+        if (
+            not stored or not stored.content
+        ):  # also for sessions of distribution, which stores a hash state that only it can read
             raise UploadUnknown(id=upload_id)
         head, _, content = stored.content.partition(b"\n")
         try:
@@ -322,16 +324,16 @@ class UploadSessions:
     # ------------------------------------------------------------------------------------------------- steps
 
     def _ids(self, name: RepositoryName | None) -> set[str]:
-        with suppress(PathNotFound):
-            paths = self._driver.list_directory(layout.uploads(name))
-            return {layout.read_upload(path.rpartition("/")[2]) for path in self._pace(paths)}
-        return set()
-
-    def _stored(self, path: str, *, ends: bool) -> Versioned | None:
-        if not ends:
-            return self._driver.find_versioned(path)
-        content = self._driver.find(path)
-        return None if content is None else Versioned(content, ABSENT)
+        """Return the ids of all sessions, without a repository also those of hidden ones, after their folder."""
+        ids, folders = set[str](), [layout.uploads(name)]
+        for folder in folders:
+            with suppress(PathNotFound):
+                for path in self._pace(self._driver.list_directory(folder)):
+                    if folder == folders[0] and layout.is_hidden_uploads(path):
+                        folders.append(path)
+                    else:
+                        ids.add(layout.read_upload(path[len(folders[0]) + 1 :]))
+        return ids
 
     def _spread(self, upload: Upload) -> Upload:
         """Move bytes in the state file to an object of their own, as the state is rewritten with each chunk."""

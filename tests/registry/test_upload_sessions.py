@@ -4,6 +4,7 @@ import pytest
 
 from docker_registry.errors import RangeInvalid, TooLarge, UploadUnknown
 from docker_registry.registry import layout
+from docker_registry.registry.access import hide
 from docker_registry.registry.names import Digest, parse_upload_id
 from docker_registry.registry.upload_sessions import MAX_LISTED, Chunk, Upload, UploadSessions
 from tests.registry.conftest import NAME, OTHER
@@ -153,6 +154,18 @@ class TestPurging:
         driver.put_content(path, b"")
         clock.now = driver.stat(path).modified + 101
         assert 1 == sessions.purge(NAME, 100)
+
+    def test_deletes_each_session_of_a_hidden_repository_on_its_own(self, sessions, driver, clock):
+        name = hide(NAME)
+        old, new = (sessions.get(name, sessions.start(name).id) for _ in range(2))
+        bring(sessions, old, b"x")
+        clock.now = driver.stat(old.state).modified + 101
+        driver._now = clock
+        bring(sessions, new, b"x")
+        assert (1, 1) == (sessions.purge(None, 100), sessions.counts.remaining)
+        assert new.state in [stat.path for stat in driver.walk()]
+        assert 1 == sessions.purge(None, -1)
+        assert [] == list(driver.walk())
 
     def test_of_a_repository_without_uploads_does_nothing(self, sessions):
         assert 0 == sessions.purge(NAME, 0)
