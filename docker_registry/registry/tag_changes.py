@@ -165,16 +165,13 @@ class TagChanges:
             TagImmutable: the tag is immutable, and another request is creating it or has created it.
             StorageUnavailable: another request is creating the tag.
         """
-        name, tag, version = change.name, change.tag, change.version
-        if version == ABSENT and self._immutable.covers(name.value, tag.value):
-            version = self.reservations.reserve(name, tag)
-            if self._source_target(name, tag, principal) not in (None, change.digest):
-                # a source got the tag before this reservation
-                self.reservations.release(name, tag, version)
-                raise TagImmutable(name=str(name), tag=str(tag))
-        elif version == ABSENT and change.condition is not None and self._sources:
-            version = self._reserve(name, tag, change.condition, principal)
-        self._links.put(name, tag, change.digest, version)
+        version = change.version
+        if version == ABSENT and (
+            self._immutable.covers(change.name.value, change.tag.value)
+            or (change.condition is not None and self._sources)
+        ):
+            version = self._reserve(change, principal)
+        self._links.put(change.name, change.tag, change.digest, version)
 
     def target(self, name: RepositoryName, tag: Tag, principal: Principal) -> Digest | None:
         """
@@ -189,20 +186,25 @@ class TagChanges:
         """Return the paths that :meth:`prepare` and :meth:`apply` write when a tag is set to a manifest."""
         return layout.tag_back_reference(name, digest, tag), layout.tag_link(name, tag)
 
-    def _reserve(self, name: RepositoryName, tag: Tag, condition: Condition, principal: Principal) -> str:
+    def _reserve(self, change: TagChange, principal: Principal) -> str:
         """
-        Reserve a missing tag and check the condition again: a source may have got the tag since the first check.
+        Reserve a missing tag and check it again: a source may have got the tag since the first check.
 
         Raises:
-            TagChanged: the condition does not hold.
-            StorageUnavailable: another request is creating the tag.
+            TagChanged, TagImmutable, StorageUnavailable: as for :meth:`apply`.
         """
+        name, tag = change.name, change.tag
+        is_immutable = self._immutable.covers(name.value, tag.value)
         try:
             version = self.reservations.reserve(name, tag)
         except TagImmutable:
+            if is_immutable:
+                raise
             raise StorageUnavailable("Another request is creating the tag.", name=str(name), tag=str(tag)) from None
         try:
-            if not condition(self.target(name, tag, principal)):
+            if is_immutable and self._source_target(name, tag, principal) not in (None, change.digest):
+                raise TagImmutable(name=str(name), tag=str(tag))
+            if change.condition is not None and not change.condition(self.target(name, tag, principal)):
                 raise TagChanged(name=str(name), tag=str(tag))
         except BaseException:
             self.reservations.release(name, tag, version)
@@ -226,7 +228,7 @@ class TagChanges:
         if condition is not None and not self._driver.capabilities.if_match:
             raise ConditionUnsupported
         current, version = self._links.find_versioned(name, tag)
-        is_known = version != ABSENT
+        is_known = current is not None  # the link may be a mere reservation, while a source has the tag
         if not is_known and (immutable or condition is not None):
             current, is_known = self._source_target(name, tag, principal), True
         if immutable and current not in (None, digest):

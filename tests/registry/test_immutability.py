@@ -8,6 +8,7 @@ import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import BlobUnknown, ContentImmutable, ManifestUnknown, TagImmutable
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from tests.registry.bridge.both import descriptor, layer, push_v1, push_v2, put_blob
 from tests.registry.conftest import NAME
@@ -58,6 +59,12 @@ class TestAPatternForARepositoryWithTwoNames:
                 push_v2(registry, layer(1), name=name, tag=R1)
             with pytest.raises(TagImmutable):
                 registry.removal.delete_manifest(name, R1)
+
+    def test_prevents_v2_from_changing_a_tag_of_v1_whose_reservation_was_abandoned(self, registry):
+        push_v1(registry, [make(1)], name=OLD_FOO, tag=R1)
+        registry.driver.put_content(layout.tag_link(FOO, R1), store_removal.new_mark())
+        with pytest.raises(TagImmutable):
+            push_v2(registry, layer(1), name=FOO, tag=R1)
 
     def test_prevents_v2_from_hiding_a_tag_of_v1_by_the_longer_name(self, registry):
         push_v1(registry, [make(1)], name=OLD_FOO, tag=R1)
