@@ -102,7 +102,7 @@ class Upload:
     @property
     def size(self) -> int:
         """Bytes received: the only offset at which the upload can continue."""
-        return sum([item.size for item in (*self.chunks, *self.lists)])
+        return sum([item.size for item in self.chunks]) + sum([item.size for item in self.lists])
 
     @property
     def is_empty(self) -> bool:
