@@ -102,7 +102,8 @@ class DerivedImages:
         self._locks = KeyedLocks()
         self._tops: BoundedCache[Digest, _Top] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
         self._recorded: BoundedCache[str, bool] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
-        self._verified: BoundedCache[ImageId, DerivedImage] = BoundedCache(
+        # By the layer too: repositories may have an image with different layers, of one content compressed differently.
+        self._verified: BoundedCache[ImageId | tuple[ImageId, Digest], DerivedImage] = BoundedCache(
             _IMAGES_BYTES, lambda image: _FACT_BYTES + len(image.payload)
         )
 
@@ -271,6 +272,7 @@ class DerivedImages:
                 image = self._derive(image_id, permitted)
         if image is not None:
             self._verified.put(image_id, image)
+            self._verified.put((image_id, image.blob), image)
         return image
 
     def stored_file(self, image_id: ImageId, image: DerivedImage) -> StoredFile | None:
@@ -313,6 +315,9 @@ class DerivedImages:
             position = source.chain.ids.index(image_id)
             if permitted is not None and not self._has_layer(name, source, position):
                 continue
+            known = self._verified.get((image_id, source.layers[position])) if source.layers else None
+            if known is not None and self._driver.has_file(layout.blob_data(known.blob)):
+                return known
             image = self._verify(image_id, source, position)
             if image is None:
                 continue

@@ -140,6 +140,22 @@ class TestAnImagePushedByV2:
             Registry(driver, layer_limits=LayerLimits(max_ratio=5)).images.get(top)
         assert 1 == len(reads)
 
+    def test_has_each_of_its_layers_read_once_for_clients_of_different_repositories(self, driver, monkeypatch):
+        registry, other = Registry(driver), RepositoryName.parse("acme/other")
+        plain = layer(1, as_is)
+        layers = {name: gzip.compress(plain, level) for name, level in ((NEW, 1), (other, 9))}
+        for name, content in layers.items():
+            push_v2(registry, content, name=name)
+        (top,) = {v1_image(registry, name, V2) for name in (OLD, ImageRepositoryName.parse("acme/other"))}
+        read_paths, stream_read = [], driver.stream_read
+        monkeypatch.setattr(
+            driver, "stream_read", lambda path, *part: read_paths.append(path) or stream_read(path, *part)
+        )
+        for name in (NEW, other, NEW, other, NEW):
+            image = registry.images._derived.find(top, lambda found, name=name: found == name)
+            assert Digest.of(layers[name]) == image.blob
+        assert 2 == len(read_paths)
+
     def test_takes_no_layer_from_an_image_with_a_false_configuration(self, registry):
         evil = RepositoryName("evil/web")
         diff_ids = [str(Digest.of(unpack(layer(number)))) for number in (1, 2)]
