@@ -262,6 +262,22 @@ def test_a_note_of_v1_stays_with_its_tag_under_every_schedule():
     assert not faults(pair, list(schedules(pair.counts)))
 
 
+def test_two_puts_leave_a_tag_that_is_deleted_with_its_manifest_only():
+    """They do not depend on the target of the tag, so they are no compare-and-swap."""
+    for before in ("v2", ""):
+        pair = Pair(("put new", "put old"), before)
+        for schedule in sample(list(schedules(pair.counts)), 20, before):
+            driver, requests = pair.begin()
+            schedule.run(requests)
+            registry = open_registry(driver)
+            target = registry.tags.get(NAME, LATEST)
+            (other,) = {Digest.of(NEW), Digest.of(OLD)} - {target}
+            registry.removal.delete_manifest(NAME, other)
+            assert target == registry.tags.get(NAME, LATEST), schedule
+            registry.removal.delete_manifest(NAME, target)
+            assert _digest(registry, LATEST) is None, schedule
+
+
 @pytest.mark.parametrize(
     "names",
     [
