@@ -146,17 +146,21 @@ def _remove_leftovers(services: Services) -> None:
 
 def _fill_search_index(services: Services) -> None:
     """
-    Rebuild a search index that lacks repositories because it is new or older than this version.
+    Rebuild a search index that lacks repositories because it is new, older than this version, or misses updates.
 
     Meanwhile other processes wait: they share the index, which is then complete, or have one of their own to rebuild.
     """
-    index, leases = services.search_index, services.registry.leases
-    while not (index.is_complete() or services.read_only.is_on):
+    index, leases, missed = services.search_index, services.registry.leases, services.search_updates.missed
+    while not services.read_only.is_on:
+        notes = missed.all()
+        if index.is_complete() and not notes:
+            return
         if not leases.take("reindex", _REINDEX_SECONDS, ends_with_process=True):
             gevent.sleep(_REINDEX_RETRY_SECONDS)
             continue
         try:
             logger.info("added %d repositories to the search index", index.reindex(services.search_entries.all()))
+            missed.forget(notes)
         finally:
             leases.release("reindex")
         return

@@ -94,6 +94,23 @@ def test_takes_the_steps_after_one_that_fails(caplog):
     assert "housekeeping failed and will be retried" in record.getMessage()
 
 
+def test_rebuilds_a_search_index_that_missed_updates_of_a_worker_that_has_ended(tmp_path):
+    config = Config(
+        storage="memory", search_backend="sqlalchemy", sqlalchemy_index_database=f"sqlite:///{tmp_path}/search.db"
+    )
+    driver = MemoryDriver()
+    with services.build(config, driver) as built:
+        housekeeping.run_due_work(built)
+        built.registry.repositories.enter(RepositoryName("acme/app"))
+        driver.put_content(layout.layer_link(RepositoryName("acme/app"), DIGEST), str(DIGEST).encode())
+        built.search_updates.missed.note()
+    for found in (1, 1):
+        with services.build(config, driver) as built:
+            housekeeping.run_due_work(built)
+            assert found == built.search_index.search("app").num_results
+            assert not built.search_updates.missed.all()
+
+
 def test_fills_the_new_search_index_of_each_host(tmp_path, monkeypatch):
     driver = MemoryDriver()
     hosts = [Leases(driver)]

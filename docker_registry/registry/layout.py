@@ -27,6 +27,7 @@ registry reads also where V1 is not served.
       _leases/<work>                                        * holder and expiry of a lease
       _identity                                             * id of this store, for a cache shared by several
       _read-only                                            * the reason while the registry is read-only
+      _search/<index>/<random>                              * see search/missed_updates
       _mirror/<name, with + for />/upstream                 * URL of the registry that this repository mirrors
       _mirror/<name, with + for />/tags/<tag>               * target of a mirrored tag, and when it was checked
       _mirror/<name, with + for />/referrers/<digest>       * referrers of a manifest, as its upstream lists them
@@ -299,6 +300,11 @@ def mirrored_platform(name: RepositoryName, digest: Digest) -> str:
 def read_tag(file_name: str) -> str | None:
     """Return the tag from the name of the file of a mirrored tag; None for any other file."""
     return file_name if is_tag(file_name) else None
+
+
+def search_notes(index: str) -> str:
+    """The folder of the notes that a search index lacks changes."""
+    return f"{ROOT}/_search/{index}"
 
 
 def transfer(transfer_id: str) -> str:

@@ -30,6 +30,7 @@ from docker_registry.registry.read_only import ReadOnly
 from docker_registry.registry.search import backends
 from docker_registry.registry.search.entries import SearchEntries
 from docker_registry.registry.search.index import NullIndex, SearchIndex
+from docker_registry.registry.search.missed_updates import MissedUpdates
 from docker_registry.registry.search.updates import SearchUpdates
 from docker_registry.resources.memory_budget import MemoryBudget
 from docker_registry.server.brief_calls import BriefCalls
@@ -43,7 +44,7 @@ from docker_registry.services.mirrors import (
     record_mirror,
 )
 from docker_registry.services.reporting import error_reporters, open_metrics, shared_folder
-from docker_registry.services.store import open_diff_queue, open_driver, search_database
+from docker_registry.services.store import open_diff_queue, open_driver, search_database, search_identity
 from docker_registry.tracing import open_tracing
 
 if TYPE_CHECKING:
@@ -215,7 +216,8 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         )
         search_index = backends.open_index(config.search_backend, search_database(config), search_entries.look_up)
         opened.callback(search_index.close)
-        search_updates = SearchUpdates(search_index, search_entries.look_up)
+        missed = MissedUpdates(registry.driver, search_identity(config))
+        search_updates = SearchUpdates(search_index, search_entries.look_up, missed)
         if not isinstance(search_index, NullIndex):
             search_updates.connect(registry.driver)
         error_reporting = ErrorReporting(error_reporters(config, registry.leases), Redactor(secret_values(config)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 from collections.abc import Callable
 from dataclasses import fields
 from pathlib import Path
@@ -58,6 +59,13 @@ def search_database(config: Config) -> str:
         if Disk(str(folder)).syncs_whole:
             return f"sqlite:///{folder / RESERVED}/search.db"
     return _TEMPORARY_DATABASE
+
+
+def search_identity(config: Config) -> str:
+    """Return a text that differs for the search indexes of hosts that have one each."""
+    database = search_database(config)
+    host = socket.gethostname() if database == _TEMPORARY_DATABASE else ""
+    return f"{config.search_backend} {database} {host}"
 
 
 def open_driver(

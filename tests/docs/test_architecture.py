@@ -512,7 +512,8 @@ DOMAIN = {
     "search.index": set(),
     "search.schema": {"names", "search.index"},
     "search.sql": {"search.database", "search.index", "search.schema"},
-    "search.updates": {"events", "names", "search.index"},
+    "search.missed_updates": {"layout", "store_removal"},
+    "search.updates": {"events", "names", "search.index", "search.missed_updates"},
     "mirror.authenticator": {
         "bounded_cache",
         "mirror.challenge",

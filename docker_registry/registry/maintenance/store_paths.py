@@ -11,12 +11,12 @@ from docker_registry.registry.names import Digest
 from docker_registry.registry.v1.layer_links import LayerLink
 
 #: Files that are specific to one store or temporary: the identity for caches, leases, probes, unfinished uploads,
-#: transfers from upstreams, and blobs that will be removed.
+#: transfers from upstreams, notes about search indexes, and blobs that will be removed.
 #: The flags of the indexes of private repositories and of the repositories of images are excluded, so that the next
 #: start rebuilds the indexes.
 _EXCLUDED: Final = re.compile(
     rf"{layout.ROOT}/(_identity|_v1/(private-is|memberships-are)-complete|_leases/.*|_probes/.*|_uploads/.*|_transfers/.*)"
-    rf"|{layout.ROOT}/(_restoring|_removed/.*)"
+    rf"|{layout.ROOT}/(_restoring|_removed/.*|_search/.*)"
     rf"|{layout.REPOSITORIES}/.*/_uploads/.*"
     rf"|{layout.IMAGES}/[^/]+/_received/.*"
 )

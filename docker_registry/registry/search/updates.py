@@ -13,10 +13,11 @@ from docker_registry.errors import StorageUnavailable
 from docker_registry.registry import events
 from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.search.index import LookUp, SearchIndex
+from docker_registry.registry.search.missed_updates import MissedUpdates
 
 logger = logging.getLogger(__name__)
 
-#: Names that may be queued while the index is unavailable. Further ones are dropped, so the index must be rebuilt.
+#: Names that may be queued while the index is unavailable. Further ones are dropped, and the index is rebuilt.
 _MAX_WAITING: Final = 10_000
 
 
@@ -26,27 +27,36 @@ class SearchUpdates:
 
     A signal handler only queues the name, which takes microseconds. One thread (a greenlet in a worker) reads the
     current state from the store and writes that to the index. So neither the order nor the number of events matters,
-    and an index that was unavailable catches up later, except with names beyond the limit of the queue, of which a
-    warning is logged. The thread lives as long as names are queued.
+    and an index that was unavailable catches up later. A note in the store has the index rebuilt if the worker ends
+    before that, or if names exceeded the limit of the queue. The thread lives as long as names are queued.
 
     The first event of a repository updates the index at once; events that follow closely are combined into one update.
     Otherwise a repository with constant pushes would cost as much here as the pushes themselves.
 
     Attributes:
+        missed: the notes that the index lacks changes.
         updates, failures: number of updates that were tried, and that failed.
     """
 
     def __init__(
-        self, index: SearchIndex, look_up: LookUp, *, min_interval_seconds: float = 0.25, retry_seconds: float = 5.0
+        self,
+        index: SearchIndex,
+        look_up: LookUp,
+        missed: MissedUpdates,
+        *,
+        min_interval_seconds: float = 0.25,
+        retry_seconds: float = 5.0,
     ) -> None:
         """
         Args:
             look_up: reads the entry of a repository from the store.
+            missed: the notes that the index lacks changes.
             min_interval_seconds: the shortest time between two updates of one repository.
             retry_seconds: the pause after the index or the store could not be reached.
         """
         self._index = index
         self._look_up = look_up
+        self.missed = missed
         self._min_interval_seconds = min_interval_seconds
         self._retry_seconds = retry_seconds
         self._names: dict[str, None] = {}  # an ordered set
@@ -56,6 +66,7 @@ class SearchUpdates:
         self._thread: threading.Thread | None = None
         self._failing = False
         self._is_dropping = False  # whether a name was dropped since the queue was last empty
+        self._has_dropped = False
         self.updates = 0
         self.failures = 0
 
@@ -84,7 +95,7 @@ class SearchUpdates:
         with self._lock:
             if len(self._names) >= _MAX_WAITING:
                 if not self._is_dropping:
-                    logger.warning("the search index misses changes, too many are queued: run docker-registry reindex")
+                    logger.warning("the search index misses changes, too many are queued; it will be rebuilt")
                 self._is_dropping = True
                 return
             self._names[name] = None
@@ -115,9 +126,15 @@ class SearchUpdates:
             if name is None:
                 self._flushing.wait(seconds)
             elif not self._update(name):
+                self.missed.note()
                 with self._lock:
                     self._names[name] = None
                 time.sleep(self._retry_seconds)
+            elif self._is_dropping:
+                self._has_dropped = True
+                self.missed.note()
+            elif not self._names and not self._has_dropped:
+                self.missed.settle()
 
     def _next(self) -> tuple[str | None, float] | None:
         """Take the next name; ``(None, seconds)`` while all queued names must wait; None when the queue is empty."""

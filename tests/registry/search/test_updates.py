@@ -14,6 +14,7 @@ from docker_registry.registry.actor import ANONYMOUS_PUSH
 from docker_registry.registry.names import RepositoryName, Tag
 from docker_registry.registry.search.backends import open_index
 from docker_registry.registry.search.index import Entry, SearchIndex
+from docker_registry.registry.search.missed_updates import MissedUpdates
 from docker_registry.registry.search.updates import SearchUpdates
 from tests.registry.conftest import NAME, OTHER
 from tests.support.timing import wait_until
@@ -60,7 +61,7 @@ def slow():
 
 
 def listen(index, store, sender):
-    updates = SearchUpdates(index, store.get, retry_seconds=0.01)
+    updates = SearchUpdates(index, store.get, MissedUpdates(sender, "index"), retry_seconds=0.01)
     updates.connect(sender)
     return updates
 
@@ -123,7 +124,7 @@ class TestAPush:
         assert 2 >= len(slow.told)  # while the first was sent, all others were merged into one
 
     def test_soon_after_another_is_indexed_together_with_later_ones(self, slow, store, driver):
-        updates = SearchUpdates(slow, store.get, min_interval_seconds=0.5)
+        updates = SearchUpdates(slow, store.get, MissedUpdates(driver, "index"), min_interval_seconds=0.5)
         updates.connect(driver)
         for number in range(50):
             happens(store, events.tag_created, driver, description=str(number))
@@ -158,6 +159,18 @@ class TestAnUnreachableIndex:
         assert {Entry(str(NAME)), Entry(str(OTHER))} == set(slow.told)
         assert ["WARNING", "INFO"] == [record.levelname for record in caplog.records]
 
+    def test_is_noted_in_the_store_until_it_has_caught_up(self, slow, store, driver):
+        slow.errors = [StorageUnavailable() for _ in range(10_000)]
+        updates, others = listen(slow, store, driver), [MissedUpdates(driver, name) for name in ("index", "another")]
+        happens(store, events.repository_created, driver)
+        wait_until(others[0].all)
+        others[0].forget(others[0].all())  # as a rebuilding does that began before the next failure
+        wait_until(others[0].all)
+        assert () == others[1].all()
+        slow.errors.clear()
+        assert updates.flush()
+        assert [] == list(others[0].all())
+
     def test_is_reported_as_updated_only_after_an_update(self, slow, store, driver, caplog):
         caplog.set_level(logging.INFO)
         slow.errors = [ZeroDivisionError("their mistake"), StorageUnavailable()]
@@ -191,7 +204,8 @@ class TestAnUnreachableIndex:
         assert updates.flush()
         assert 4 >= len(slow.told)
         (record,) = caplog.records
-        assert "run docker-registry reindex" in record.getMessage()
+        assert "it will be rebuilt" in record.getMessage()
+        assert 1 == len(updates.missed.all())
 
     def test_is_waited_for_no_longer_than_requested(self, slow, store, driver):
         slow.free.clear()
