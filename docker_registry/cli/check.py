@@ -74,19 +74,22 @@ class Summary:
 
 def check(config: Config) -> Summary:
     """
-    Check gunicorn's options, build all services, and write to the store (only read it while the registry is read-only).
+    Check gunicorn's options, build all services and the application, and write to the store (only read it while the
+    registry is read-only).
 
     Raises:
         ConfigError, StorageError: gunicorn rejects an option, the TLS files cannot be used,
-            :func:`docker_registry.services.build` or :meth:`~docker_registry.services.Services.check_start` fails, or
-            the store cannot be used.
+            :func:`docker_registry.services.build`, :meth:`~docker_registry.services.Services.check_start` or
+            :func:`docker_registry.app.create_app` fails, or the store cannot be used.
     """
     from docker_registry import services
+    from docker_registry.app import create_app
     from docker_registry.server import launch
 
     launch.check_options(os.environ, config.tls)
     with services.build(config) as built:
         built.check_start()
+        create_app(built)
         built.read_only.refresh()
         try:
             built.probe_store()

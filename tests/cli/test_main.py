@@ -106,6 +106,9 @@ class TestAFailedStart:
         line = sentence(run(*command, DOCKER_REGISTRY_CONFIG=str(config)))
         assert (True, True) == (str(config) in line, "storage" in line)
 
+    def test_reports_settings_that_exclude_each_other(self, run, command):
+        assert "standalone: false" in sentence(run(*command, STANDALONE="false"))
+
     def test_reports_a_missing_file(self, run, command):
         for path in ("no.yml", "~unknown/no.yml"):
             assert path in sentence(run(*command, DOCKER_REGISTRY_CONFIG=path))
