@@ -289,8 +289,12 @@ def _add_legacy(
 
     Returns:
         The registry, and the bridge.
+
+    Raises:
+        ConfigError: ``v1_platform`` is no platform.
     """
     from docker_registry.registry.bridge.bridge import Bridge
+    from docker_registry.registry.mirror.platforms import parse_platforms
     from docker_registry.registry.v1.layer_reader import LayerReader
     from docker_registry.registry.v1.legacy_registry import LegacyRegistry
 
@@ -300,7 +304,8 @@ def _add_legacy(
         max_seconds=config.max_layer_seconds,
     )
     reader = LayerReader(limits)
-    bridge = Bridge(registry, reader, platform=config.v1_platform)
+    (platform,) = parse_platforms("v1_platform:", [config.v1_platform])
+    bridge = Bridge(registry, reader, platform=platform.text)
     legacy = LegacyRegistry(
         registry, reader, bridge.images, upload_ttl_seconds=config.upload_ttl, diff_queue=diff_queue
     )

@@ -7,11 +7,14 @@ import gzip
 import hashlib
 import json
 import lzma
+from dataclasses import replace
 
 import pytest
 
+from docker_registry import services
+from docker_registry.config.schema import Config
 from docker_registry.drivers.file import FileDriver
-from docker_registry.errors import ImageExists, ImageTagUnknown, ImageUnknown
+from docker_registry.errors import ConfigError, ImageExists, ImageTagUnknown, ImageUnknown
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
@@ -258,6 +261,15 @@ class TestAnIndex:
         registry = Registry(driver, v1_platform="linux/arm64/v8")
         self.put(registry, (self.AMD, {}), (self.ARM, {}))
         assert layer(2) == content_of(registry, str(v1_image(registry, OLD, V2)))
+
+    def test_of_arm64_needs_no_variant(self, driver):
+        config = Config(storage="memory", search_backend=None, v1_platform="linux/arm64/v8")
+        with services.build(config, driver) as built:
+            self.put(built.registry, (self.AMD, {}), ({"os": "linux", "architecture": "arm64"}, {}))
+            legacy = built.require_legacy()
+            assert layer(2) == content_of(legacy, str(v1_image(legacy, OLD, V2)))
+        with pytest.raises(ConfigError, match="v1_platform: a platform is not"):
+            services.build(replace(config, v1_platform="amd64"), driver)
         usual = Registry(driver)
         assert layer(1) == content_of(usual, str(v1_image(usual, OLD, V2)))
 
