@@ -86,7 +86,7 @@ class _Outbox:
             logger.warning("%s: too many errors are waiting to be reported, one was dropped", self._reporter.name)
 
     def close(self) -> None:
-        """End the thread after the report that it is sending."""
+        """End the thread once it has sent the reports that are waiting."""
         if self._thread is not None:
             try:
                 self._waiting.put_nowait(None)

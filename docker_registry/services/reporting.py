@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from docker_registry import __version__
 from docker_registry.config.schema import Config
@@ -17,9 +16,6 @@ from docker_registry.metrics.server_metrics import ServerMetrics
 from docker_registry.metrics.shared import FOLDER_VARIABLE
 from docker_registry.registry.leases import Leases
 from docker_registry.services.metrics_collector import MetricsCollector
-
-if TYPE_CHECKING:
-    pass
 
 
 def error_reporters(config: Config, leases: Leases) -> list[ErrorReporter]:
