@@ -38,6 +38,10 @@ class Conditions:
         driver.put_content("a", b"1", if_match=ABSENT)
         driver.put_content("a", b"2", if_match=driver.get_versioned("a").version)
         assert b"2" == driver.get_content("a")
+        with driver.batch():
+            driver.replace_content("a", b"3", driver.get_versioned("a").version)
+            driver.replace_content("b", b"3", ABSENT)
+        assert [b"3"] * 2 == [driver.get_content(path) for path in "ab"]
 
     def test_a_conditional_put_changes_nothing_else(self, driver: StorageDriver) -> None:
         self._needs_if_match(driver)
@@ -47,6 +51,8 @@ class Conditions:
         for version in (old, ABSENT):
             with pytest.raises(PreconditionFailed):
                 driver.put_content("a", b"3", if_match=version)
+            with pytest.raises(PreconditionFailed), driver.batch():
+                driver.replace_content("a", b"3", version)
         with pytest.raises(PreconditionFailed):
             driver.put_content("b", b"3", if_match=old)
         assert (b"2", False) == (driver.get_content("a"), driver.exists("b"))
