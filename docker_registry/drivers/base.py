@@ -148,9 +148,10 @@ class StorageDriver(OldNames, ABC):
 
     def has_kept(self, path: str) -> bool:
         """
-        Return whether a file that this greenlet has just written in a batch is still there, as :meth:`has_file` does.
+        Return whether a file exists that this greenlet has written in its last batch, as :meth:`has_file` does.
 
-        A driver may answer from what it learned at the end of the batch, once.
+        By default the file is looked up. A driver that learned at the end of the batch that the file exists may answer
+        from that, but only to the first call after the batch.
         """
         return self.has_file(path)
 

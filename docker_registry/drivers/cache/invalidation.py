@@ -1,8 +1,8 @@
 """
-Invalidates what the cache holds of a path, of the paths below it and of the folders above it, when the path changes.
+Invalidates the cache entries of a path, of the paths below it and of the folders above it, when the path changes.
 
-A lease is broken before and after each change: what another process has read of the store before the change can then
-not be cached after it. In a batch, "after" is its end; a process that dies in it leaves old content for a minute.
+Leases are broken before and after each change, so a value that another process read before the change cannot be cached
+after it. In a batch, "after" is its end; a process that dies in a batch leaves old content in the cache for a minute.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ SECONDS: Final = 60
 IMMUTABLE: Final = re.compile(r"(.+/)?blobs/[^/]+/[0-9a-f]{2}/[0-9a-f]{32,}/data")
 SHORT_LIVED: Final = re.compile(r"(.+/)?_(uploads|leases|probes|received|pending)/.+")
 
-#: Files of a batch that are settled with one request: meanwhile Redis serves no other host.
+#: Maximum number of files of a batch that are settled with one request, during which Redis serves no other host.
 _SETTLED_AT_ONCE: Final = 500
 
 CONTENT: Final = "content"

@@ -1,8 +1,9 @@
 """
 Layers stored as Glance images: upload, publication by a pointer, deletion, and a sweep of unreferenced images.
 
-An image is tagged as loose from its upload until its pointer is published, and again before its pointer is removed, so
-that the sweep finds it after a crash. :meth:`GlanceLayers.replace` deletes an unshared old image without tagging it.
+An image is tagged as unreferenced from its upload until its pointer is published, and again before its pointer is
+removed, so that the sweep finds it after a crash. Only :meth:`GlanceLayers.replace` does not tag the unshared image
+that it deletes: a crash just before that leaves the image in Glance.
 """
 
 from __future__ import annotations
