@@ -17,6 +17,8 @@ from docker_registry.drivers.glance.driver import GlanceDriver
 from docker_registry.drivers.swift.driver import SwiftDriver
 from docker_registry.drivers.testing import DriverSuite, conditions
 from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, StorageError, StorageUnavailable
+from docker_registry.registry import layout
+from docker_registry.registry.names import Digest
 from tests.drivers.test_swift import CuttingProxy
 from tests.support import processes
 
@@ -149,6 +151,7 @@ class TestALayer:
         driver.put_content(LAYER, b"newer")
         assert {LAYER: 5} == images()
 
+    @pytest.mark.parametrize("alternate", ["file"], indirect=True)
     def test_is_moved_and_linked_without_its_bytes(self, driver, images):
         driver.put_content(LAYER, b"content")
         driver.move(LAYER, BLOB)
@@ -156,6 +159,20 @@ class TestALayer:
         assert {LAYER: 7} == images()
         driver.remove(BLOB)
         assert b"content" == driver.get_content(LAYER)
+
+    def test_waits_in_glance_for_its_removal(self, driver, images, alternate):
+        """Reclamation moves the bytes of a blob away some time before it removes them."""
+        digest = Digest.of(b"content")
+        path, waiting = layout.blob_data(digest), layout.removed_data(digest)
+        driver.put_content(path, b"content")
+        driver.move(path, waiting)
+        assert {path: 7} == images()
+        assert b"content" == driver.get_content(waiting)
+        assert [waiting] == [stat.path for stat in driver.walk()]
+        driver.remove(layout.removed_blob(digest))
+        if alternate == "swift":  # it moves the pointer by copying it, so the image may have had two
+            driver.remove_leftovers(-1)
+        assert {} == images()
 
     def test_leaves_nothing_if_glance_rejects_it(self, driver, images):
         def blocks():

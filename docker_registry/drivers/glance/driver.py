@@ -1,10 +1,11 @@
 """
 The driver that keeps layers in OpenStack Glance and everything else in another driver, the alternate.
 
-Layers are ``images/*/layer`` and the content of blobs. They are sent to Glance when they are complete; the files of an
-upload in progress are stored in the alternate. For each layer, the alternate also stores a small pointer file, whose
-presence defines whether the layer exists (:mod:`~docker_registry.drivers.glance.pointers`). A layer that was stored in
-the alternate before Glance was configured is served from there.
+Layers are ``images/*/layer`` and the content of blobs, also while it waits for its removal. They are sent to Glance
+when they are complete; the files of an upload in progress are stored in the alternate. For each layer, the alternate
+also stores a small pointer file, whose presence defines whether the layer exists
+(:mod:`~docker_registry.drivers.glance.pointers`). A layer that was stored in the alternate before Glance was configured
+is served from there.
 """
 
 from __future__ import annotations
@@ -233,7 +234,7 @@ class GlanceDriver(StorageDriver):
             self.stat(source)
             return
         if self._is_layer(target):
-            pointer = self._layers.mark_shared(source)
+            pointer = self._layers.find_before_move(source)
             if pointer is not None:
                 self._layers.replace_by(target, lambda: self._alternate.move(source + SUFFIX, target + SUFFIX))
                 return

@@ -115,6 +115,15 @@ class GlanceLayers:
             return shared
         raise StorageError("A layer was replaced repeatedly.", path=path)
 
+    def find_before_move(self, path: str) -> Pointer | None:
+        """
+        Return the pointer of a layer that will be moved, None if the layer is not in Glance.
+
+        If the alternate moves a file by copying it, the pointer is marked as shared, because for a moment, or for
+        longer after a crash, there are two.
+        """
+        return self.mark_shared(path) if self._alternate.capabilities.move_copies else self.find(path)
+
     def replace_by(self, path: str, change: Callable[[], None]) -> None:
         """Run a change that replaces the pointer of a path, then delete the image that it replaced."""
         old = self.find(path)

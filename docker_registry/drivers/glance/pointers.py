@@ -7,8 +7,8 @@ Pointers from layers to Glance images: small files in the alternate, one next to
     docker/registry/v2/blobs/sha256/9b/9b1d…/data.glance      {"image": "3f9c5e8a-…", "size": 1048576}
 
 The alternate publishes a pointer atomically, and the layer with it. ``"shared": true`` means that another pointer may
-reference the same image, as for a moment during a move, or for longer after a crash. Removing such a pointer does not
-delete the image; the sweep does when no pointer references it.
+reference the same image, as for a moment during a move by copying, or for longer after a crash. Removing such a pointer
+does not delete the image; the sweep does when no pointer references it.
 """
 
 from __future__ import annotations
@@ -24,8 +24,9 @@ from docker_registry.errors import PathNotFound, StorageError
 
 SUFFIX: Final = ".glance"
 
-_LAYER = re.compile(r"images/[^/]+/layer|docker/registry/v2/blobs/[^/]+/[^/]+/[^/]+/data")
-_PARENTS_OF_LAYERS = re.compile(r"images(/[^/]+)?|docker(/registry(/v2(/blobs(/[^/]+){0,3})?)?)?")
+#: The last one is where the bytes of a blob wait for their removal.
+_LAYER = re.compile(r"images/[^/]+/layer|docker/registry/v2/(?:blobs/[^/]+/[^/]+/[^/]+|_removed/[^/]+)/data")
+_PARENTS_OF_LAYERS = re.compile(r"images(/[^/]+)?|docker(/registry(/v2(/blobs(/[^/]+){0,3}|/_removed(/[^/]+)?)?)?)?")
 
 
 @dataclass(frozen=True, slots=True)
