@@ -35,15 +35,18 @@ class MissedUpdates:
         self._folder = layout.search_notes(hashlib.sha256(index.encode("utf-8", "replace")).hexdigest()[:16])
         self._own = f"{self._folder}/{secrets.token_hex(8)}"
         self._is_noted = False
+        self._is_failing = False
 
     def note(self) -> None:
-        """Note that this worker has changes that the index lacks; a store that fails is only logged."""
+        """Note that this worker has changes that the index lacks; a store that fails is only logged, and once."""
         try:
             if not self._driver.has_file(self._own):  # a rebuilding may have removed it
                 self._driver.put_content(self._own, b"{}")
-            self._is_noted = True
+            self._is_noted, self._is_failing = True, False
         except StorageError as error:
-            logger.warning("it cannot be noted that the search index lacks changes: %s", error)
+            if not self._is_failing:
+                logger.warning("the store has no note that the search index lacks changes: %s", error)
+            self._is_failing = True
 
     def settle(self) -> None:
         """Remove the note of this worker, which has caught up."""

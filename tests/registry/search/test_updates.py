@@ -171,6 +171,23 @@ class TestAnUnreachableIndex:
         assert updates.flush()
         assert [] == list(others[0].all())
 
+    def test_is_noted_later_if_the_store_is_unreachable_too(self, slow, store, driver, monkeypatch, caplog):
+        def fail(_):
+            raise StorageUnavailable
+
+        slow.errors = [StorageUnavailable() for _ in range(10_000)]
+        updates = listen(slow, store, driver)
+        with monkeypatch.context() as patch:
+            patch.setattr(driver, "has_file", fail)
+            happens(store, events.repository_created, driver)
+            wait_until(lambda: updates.failures > 5)
+        assert ["will be updated", "no note"] == [
+            text for text in ("will be updated", "no note") for each in caplog.records if text in each.getMessage()
+        ]
+        wait_until(updates.missed.all)
+        slow.errors.clear()
+        assert updates.flush()
+
     def test_is_reported_as_updated_only_after_an_update(self, slow, store, driver, caplog):
         caplog.set_level(logging.INFO)
         slow.errors = [ZeroDivisionError("their mistake"), StorageUnavailable()]
