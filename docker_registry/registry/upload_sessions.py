@@ -207,9 +207,8 @@ class UploadSessions:
         """
         path = layout.upload_state(name, upload_id)
         stored = Versioned(self._driver.find(path) or b"", ABSENT) if ends else self._driver.find_versioned(path)
-        if (
-            not stored or not stored.content
-        ):  # also for sessions of distribution, which stores a hash state that only it can read
+        if not stored or not stored.content:
+            # Also for sessions of distribution, which stores a hash state that only it can read.
             raise UploadUnknown(id=upload_id)
         head, _, content = stored.content.partition(b"\n")
         try:
@@ -324,7 +323,7 @@ class UploadSessions:
     # ------------------------------------------------------------------------------------------------- steps
 
     def _ids(self, name: RepositoryName | None) -> set[str]:
-        """Return the ids of all sessions, without a repository also those of hidden ones, after their folder."""
+        """Return the ids of all sessions; without a repository also ``FOLDER/ID`` of those to hidden repositories."""
         ids, folders = set[str](), [layout.uploads(name)]
         for folder in folders:
             with suppress(PathNotFound):
