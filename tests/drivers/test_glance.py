@@ -14,6 +14,8 @@ from docker_registry.config import flavors
 from docker_registry.config.render import reference
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.glance.driver import GlanceDriver
+from docker_registry.drivers.glance.layers import GlanceLayers
+from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.drivers.swift.driver import SwiftDriver
 from docker_registry.drivers.testing import DriverSuite, conditions
 from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, StorageError, StorageUnavailable
@@ -217,6 +219,20 @@ class TestALayerFromBeforeGlance:
 
 
 class TestTheSweep:
+    def test_knows_the_images_of_processes_that_started_at_the_same_time(self):
+        class Store(MemoryDriver):
+            def get_content(self, path):
+                try:
+                    return super().get_content(path)
+                except PathNotFound:
+                    if others:
+                        tags.append(others.pop()._unreferenced_tag())
+                    raise
+
+        driver, tags = Store(), []
+        others = [GlanceLayers(driver, None)]
+        assert [GlanceLayers(driver, None)._unreferenced_tag()] == tags
+
     def test_removes_images_without_a_layer(self, driver, images):
         driver.put_content(LAYER, b"content")
         driver.link(LAYER, BLOB)

@@ -12,6 +12,7 @@ import dataclasses
 import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from typing import Final
 
 from docker_registry.drivers.base import ABSENT, Bytes, StorageDriver
@@ -148,7 +149,9 @@ class GlanceLayers:
             try:
                 store = self._alternate.get_content(_STORE).decode()
             except PathNotFound:
-                self._alternate.put_content(_STORE, secrets.token_hex(8).encode())
+                condition = ABSENT if self._alternate.capabilities.if_match else None
+                with suppress(PreconditionFailed):  # another process created it first
+                    self._alternate.put_content(_STORE, secrets.token_hex(8).encode(), if_match=condition)
                 store = self._alternate.get_content(_STORE).decode()
             self._tag = f"docker-registry-loose-{store}"
         return self._tag
