@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Final
 
 import gevent
+from gevent.lock import Semaphore
 
 from docker_registry.concurrency import run_in_thread
 from docker_registry.http.exchange import Exchange, Repetitions
@@ -45,6 +46,8 @@ class ServerMetrics:
         self._shared = None if folder is None else SharedNumbers(folder)
         self._collect = collect
         self._open_uploads: tuple[float, float] | None = None
+        # A scrape takes a while, and a worker has few native threads, which writes of the store need too.
+        self._scraping = Semaphore(1)
         self._publisher: gevent.Greenlet[[], None] | None = None
 
     def __call__(self, exchange: Exchange) -> None:
@@ -84,12 +87,13 @@ class ServerMetrics:
 
     def scrape(self, accept: str) -> tuple[bytes, str]:
         """
-        Return the metrics of the server and their content type.
+        Return the metrics of the server and their content type; one scrape at a time.
 
         Args:
             accept: the header of the request.
         """
-        return run_in_thread(self._scrape, self._numbers(), accept)
+        with self._scraping:
+            return run_in_thread(self._scrape, self._numbers(), accept)
 
     def _numbers(self) -> Numbers:
         """Return a copy of the numbers of this worker, for a thread."""

@@ -28,6 +28,7 @@ from docker_registry.metrics.busiest import MAX_COUNTED, RepositoryCounts
 from docker_registry.metrics.numbers import Numbers
 from docker_registry.metrics.recorder import Recorder, Series
 from docker_registry.metrics.shared import SharedNumbers, make_folder
+from tests.support.gevent_program import under_gevent
 from tests.support.processes import free_port
 from tests.support.servers.registry import Server
 from tests.support.timing import wait_until
@@ -178,6 +179,29 @@ class TestASeparateAddress:
     def test_must_be_one_of_this_host(self, address):
         with pytest.raises(ConfigError, match="metrics_address"):
             services.build(Config(storage="memory", metrics_address=address), MemoryDriver())
+
+
+SCRAPES = """
+import fcntl, sys
+from pathlib import Path
+from docker_registry.concurrency import run_in_thread
+from docker_registry.metrics.server_metrics import ServerMetrics
+
+metrics, lock = ServerMetrics(Path(sys.argv[1]), lambda _: None), open(f"{sys.argv[1]}/lock", "w")
+fcntl.flock(lock, fcntl.LOCK_EX)
+scrapes = [gevent.spawn(metrics.scrape, "") for _ in range(20)]
+gevent.sleep(0.05)
+other = gevent.spawn(run_in_thread, int)
+other.join(5)
+print(other.ready())
+lock.close()
+print(sum(b"registry_workers 1.0" in each.get()[0] for each in scrapes))
+"""
+
+
+class TestManyScrapes:
+    def test_leave_native_threads_to_the_store(self, tmp_path):
+        assert ["True", "20"] == under_gevent(SCRAPES, str(tmp_path))
 
 
 class TestTheFilesOfWorkers:
