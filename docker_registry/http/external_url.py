@@ -45,9 +45,11 @@ class ExternalUrl:
         try:
             parts = urlsplit((text or "").rstrip("/"))
             _ = parts.port
-        except ValueError:  # brackets without an IPv6 address, or a port that is no number up to 65535
+            host = parts.netloc.removesuffix(":")  # an empty port is the default one
+            if not host.isascii():  # headers take only the ASCII form of a name
+                host = host.encode("idna").decode("ascii")
+        except ValueError:  # brackets without an IPv6 address, a port that is no number up to 65535, or no host name
             raise wrong from None
-        host = parts.netloc.removesuffix(":")  # an empty port is the default one
         is_url = parts.scheme in ("http", "https") and HOST.fullmatch(host) is not None
         is_path = not parts.scheme and not parts.netloc
         path = path_prefix(parts.path)

@@ -117,7 +117,7 @@ class TestAnExternalUrl:
             "https://r.example:http",
             "https://r.example:70000",
             "https://user:password@r.example",
-            "https://bücher.example",  # headers take its ASCII form only
+            "https://bü cher.example",
             "https://r.example/v2",
             "/v1/x",
             "/a b",
@@ -133,6 +133,7 @@ class TestAnExternalUrl:
         assert ExternalUrl("https://r.example:5000") == ExternalUrl.parse("https://r.example:5000/")
         assert ExternalUrl("http://[::1]:5000", "/a/b") == ExternalUrl.parse("http://[::1]:5000/a/b")
         assert ExternalUrl("https://r.example") == ExternalUrl.parse("https://r.example:/")
+        assert ExternalUrl("https://xn--bcher-kva.example:5000") == ExternalUrl.parse("https://bücher.example:5000")
         assert ExternalUrl() == ExternalUrl.parse(None)
 
 
