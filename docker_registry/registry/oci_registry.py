@@ -106,7 +106,7 @@ class OciRegistry:
             self.access,
         )
         self.references = References(driver, self.repositories, self.slices)
-        self.reclamation = Reclamation(driver, self.blobs.removed, self.references)
+        self.reclamation = Reclamation(driver, self.blobs.removed, self.references, self.slices)
 
     def probe(self) -> None:
         """

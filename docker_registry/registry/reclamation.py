@@ -26,6 +26,7 @@ from docker_registry.registry import layout, store_removal, stored_document
 from docker_registry.registry.deferred_failures import DeferredFailures
 from docker_registry.registry.names import Digest
 from docker_registry.registry.references import References
+from docker_registry.resources.time_slices import TimeSlices
 
 logger = logging.getLogger(__name__)
 
@@ -69,8 +70,8 @@ class RemovedBlobs:
         """Record that a blob will be removed; do this before its last reference is removed."""
         self._driver.put_content(layout.removed_since(digest), json.dumps({"since": self._now()}).encode())
 
-    def all(self) -> Iterator[RemovedBlob]:
-        """Yield all recorded blobs."""
+    def digests(self) -> Iterator[Digest]:
+        """Yield the digests of all recorded blobs."""
         try:
             folders = list(self._driver.list_directory(layout.REMOVED))
         except PathNotFound:
@@ -78,10 +79,14 @@ class RemovedBlobs:
         for folder in folders:
             digest = layout.read_removed_blob(folder.rpartition("/")[2])
             if digest is not None:
-                yield RemovedBlob(digest, self._since(digest), self._driver.find_size(layout.removed_data(digest)))
+                yield digest
+
+    def get(self, digest: Digest) -> RemovedBlob:
+        """Return a recorded blob."""
+        return RemovedBlob(digest, self._since(digest), self._driver.find_size(layout.removed_data(digest)))
 
     def has_changed(self, blob: RemovedBlob) -> bool:
-        """Return whether a blob was recorded again since :meth:`all` yielded it, as each step of its removal does."""
+        """Return whether a blob was recorded again since :meth:`get` returned it, as each step of its removal does."""
         return self._recorded(blob.digest) != blob.since
 
     def move_away(self, digest: Digest) -> bool:
@@ -134,15 +139,22 @@ class Reclamation:
     """
 
     def __init__(
-        self, driver: StorageDriver, removed: RemovedBlobs, references: References, now: Callable[[], float] = time.time
+        self,
+        driver: StorageDriver,
+        removed: RemovedBlobs,
+        references: References,
+        slices: TimeSlices,
+        now: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
+            slices: divides the work on many blobs into time slices.
             now: the clock, seconds since the Unix epoch.
         """
         self._driver = driver
         self._removed = removed
         self._references = references
+        self._pace = slices.pace
         self._now = now
         self.first_steps: list[Callable[[], object]] = []
         self.companions: list[Callable[[Digest], object]] = []
@@ -162,18 +174,24 @@ class Reclamation:
 
         Raises:
             StorageUnavailable: the store cannot be reached; the remaining blobs are left for the next run.
-            StorageError: a step failed; those of the other blobs were taken. On a full store, they may free space.
+            StorageError: a record could not be read, or a step failed; the steps of the other blobs were taken. On a
+                full store, they may free space.
         """
         for step in () if is_stopped() else self.first_steps:
             step()
-        due = {blob.digest: blob for blob in self._removed.all() if self._is_due(blob)}
-        used = self._references.among(due) if due else set[Digest]()
+        due: dict[Digest, RemovedBlob] = {}
         removed_bytes, failures = 0, DeferredFailures()
-        for digest, blob in due.items():
+        for digest in self._pace(self._removed.digests()):
+            with failures.deferred():
+                blob = self._removed.get(digest)
+                if self._is_due(blob):
+                    due[digest] = blob
+        used = self._references.among(due) if due else set[Digest]()
+        for blob in self._pace(due.values()):
             if is_stopped():
                 break
             with failures.deferred():
-                removed_bytes += self._step(blob, is_used=digest in used)
+                removed_bytes += self._step(blob, is_used=blob.digest in used)
         failures.raise_last()
         return removed_bytes
 

@@ -61,6 +61,8 @@ if not root.exists():
     write(layout.private_mark(layout.image_repository_folders(ImageRepositoryName.parse("old/web7"))[0]))
     for identity in names("%032x"):
         write(layout.upload_state(many, identity), b"{}")
+    for number in range(2 * count):
+        write(layout.removed_since(Digest.of(b"%d" % number)), b'{"since": %d}' % time.time())
     for identity in [f"{number:032x}" for number in range(3 * count)]:
         write(f"{image_layout.derived(parsed)}/from-{identity}", b"{}")
         write(f"{image_layout.staged_layers(parsed)}/{identity}", b"{}")
@@ -93,6 +95,7 @@ OPERATIONS = [
     "registry.tags.list(many)",
     "registry.private_repositories.adopt()",
     "registry.run_housekeeping(1e9)",
+    "registry.reclamation.run()",
     "list(registry.search_entries.all())",
     "registry.image_tags.list_images(old)",
     "list(registry.images._derived.origins(parsed))",

@@ -131,6 +131,18 @@ class TestABlobWithoutReferences:
             digest = Digest.of(moved)
             assert {layout.blob_data(digest), layout.removed_since(digest)} == set(files(registry))
 
+    def test_is_removed_from_a_full_store_although_the_record_of_another_is_damaged(self):
+        registry = Registry(FullDriver())
+        registry.uploads.put(OTHER, DIGEST, Content(BLOB))
+        registry.forget()
+        registry.reclaim(MOVE_SECONDS)
+        damaged = layout.removed_since(Digest.of(b"another layer"))
+        registry.driver.put_content(damaged, b"")
+        registry.driver.is_full = True
+        with pytest.raises(StorageFull):
+            registry.reclaim(REMOVE_SECONDS)
+        assert [damaged] == files(registry)
+
     def test_of_which_another_process_removed_the_bytes_is_forgotten(self, forgotten):
         forgotten.driver.remove(layout.blob_data(DIGEST))
         assert 0 == forgotten.reclaim()
