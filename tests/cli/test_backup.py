@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import re
@@ -24,6 +25,7 @@ from docker_registry.registry.maintenance.restoration import Restoration
 from docker_registry.registry.manifest_payload import OCI_INDEX
 from docker_registry.registry.names import Digest, ImageId, RepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
+from docker_registry.registry.v1.layer_links import LayerLink
 from tests.support import images, v1_trees
 from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import Client
@@ -235,6 +237,27 @@ class TestABackup:
             layout.revision_link(name, manifest): f"the manifest names {layer}, which is missing or damaged",
         }
         assert expected == {damage.path: damage.reason for damage in Backup(driver, folder).run().damaged}
+
+    def test_follows_the_images_of_the_store_also_without_hard_links(self, folder, tmp_path, monkeypatch):
+        def refuse(*_):
+            raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))
+
+        driver, content = MemoryDriver(), b"a layer"
+        link = LayerLink(Digest.of(content), len(content), "application/x-tar", Digest.of(b"{}"), ())
+        kept, removed = (f"{layout.IMAGES}/{letter * 64}" for letter in "ab")
+        for image in (kept, removed):
+            driver.put_content(f"{image}/json", b"{}")
+            driver.put_content(f"{image}/layer", content)
+            driver.put_content(f"{image}/_blob", link.dump())
+        driver.put_content(layout.blob_data(Digest.of(content)), content)
+        monkeypatch.setattr(os, "link", refuse)
+        assert [] == Backup(driver, folder).run().damaged
+        assert [content, content] == [folder.read(f"{image}/layer") for image in (kept, removed)]
+        copied_at = (tmp_path / "copy" / kept / "layer").stat().st_ino
+        driver.remove(removed)
+        assert 3 == Backup(driver, folder).run().removed_files
+        assert copied_at == (tmp_path / "copy" / kept / "layer").stat().st_ino
+        assert {f"{kept}/{name}" for name in ("json", "layer", "_blob")} == set(folder.walk(layout.IMAGES))
 
     def test_has_a_tag_whose_removal_was_interrupted_and_no_reservation(self, folder):
         driver = MemoryDriver()

@@ -69,8 +69,9 @@ class Backup:
             for name in self._repositories(layout.REPOSITORIES):
                 names.add(str(name))
                 self._copy_repository(name)
-            for path in self._children(layout.IMAGES):
-                self._copy_image(path)
+            image_folders = self._children(layout.IMAGES)
+            for folder in image_folders:
+                self._copy_image(folder)
             other_files = self._read_other_files()
             for file in self._driver.walk(layout.BLOBS):
                 digest = store_paths.blob_digest(file.path)
@@ -84,6 +85,7 @@ class Backup:
                 v1_tags | other_files | flags,
                 [path for path in self._folder.walk() if self._is_other_file(path)],
             )
+            self._remove_images(set(image_folders))
             self._folder.set_complete(is_complete=True)
         return self._report
 
@@ -177,6 +179,11 @@ class Backup:
             self._copy_layer(layer, digest, has_blob=has_blob)
         existing = [copied for copied in self._folder.walk(path) if not layers or copied != f"{path}/layer"]
         self._write(snapshot, existing)
+
+    def _remove_images(self, folders: set[str]) -> None:
+        """Remove the images from the backup that the store does not have."""
+        found = self._folder.walk(layout.IMAGES)
+        self._write({}, [path for path in found if "/".join(path.split("/")[:2]) not in folders])
 
     def _copy_layer(self, layer: Stat, digest: Digest | None, *, has_blob: bool) -> None:
         """Copy the layer of an image: create a hard link to its blob, or copy a legacy layer."""

@@ -13,6 +13,7 @@ A blob is renamed to its path only after it has been verified and synced, so an 
 
 from __future__ import annotations
 
+import errno
 import fcntl
 import json
 import os
@@ -29,6 +30,9 @@ from docker_registry.errors import PathInvalid, StorageError
 
 _RESERVED: Final = ".docker-registry"
 _BLOCK_BYTES: Final = 1024 * 1024
+
+#: Errors of file systems without hard links, and of a file that has the maximum number of them: 65,000 on ext4.
+_NO_LINKS: Final = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
 
 
 class BackupFolder:
@@ -134,21 +138,26 @@ class BackupFolder:
         return self._write(self._full_path(path), blocks, sync=True)
 
     def link(self, source: str, target: str) -> None:
-        """Create a hard link to a file."""
+        """
+        Create a hard link to a file.
+
+        Where the file system has no hard links, or the file has the maximum number of them, it is copied instead,
+        unless *target* has its size already.
+        """
         source_path, target_path = self._full_path(source), self._full_path(target)
         if target_path.exists() and target_path.samefile(source_path):
             return
         self._temporary.unlink(missing_ok=True)
-        os.link(source_path, self._temporary)
+        try:
+            os.link(source_path, self._temporary)
+        except OSError as error:
+            if error.errno not in _NO_LINKS:
+                raise
+            if self.size(target) != self.size(source):
+                self.write(target, self.blocks(source))
+            return
         target_path.parent.mkdir(parents=True, exist_ok=True)
         self._temporary.replace(target_path)
-
-    def is_linked(self, path: str, other_path: str) -> bool:
-        """Return whether two paths are hard links to the same file."""
-        try:
-            return self._full_path(path).samefile(self._full_path(other_path))
-        except (FileNotFoundError, NotADirectoryError):
-            return False
 
     def remove(self, path: str) -> None:
         """Remove a file and the parent directories that become empty."""
