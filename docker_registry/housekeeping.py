@@ -149,9 +149,13 @@ def _fill_search_index(services: Services) -> None:
     Rebuild a search index that lacks repositories because it is new, older than this version, or misses updates.
 
     Meanwhile other processes wait: they share the index, which is then complete, or have one of their own to rebuild.
+    They wait for about one ``upload_purge_interval`` at most, because uploads must be purged even if that host failed.
     """
     index, leases, missed = services.search_index, services.registry.leases, services.search_updates.missed
-    while not services.read_only.is_on:
+    attempts = 1 + int(services.config.upload_purge_interval / _REINDEX_RETRY_SECONDS)
+    for _ in range(attempts):
+        if services.read_only.is_on:
+            return
         notes = missed.all()
         if index.is_complete() and not notes:
             return

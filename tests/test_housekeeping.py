@@ -123,3 +123,18 @@ def test_fills_the_new_search_index_of_each_host(tmp_path, monkeypatch):
             housekeeping.run_due_work(built)
             assert built.search_index.is_complete()
     assert [] == hosts
+
+
+def test_goes_on_while_another_host_holds_the_lease_of_the_search_index(tmp_path, monkeypatch):
+    driver, slept = MemoryDriver(), []
+    Leases(driver).take("reindex", 3600)
+    monkeypatch.setattr(housekeeping.gevent, "sleep", slept.append)
+    config = Config(
+        storage="memory",
+        search_backend="sqlalchemy",
+        sqlalchemy_index_database=f"sqlite:///{tmp_path}/search.db",
+        upload_purge_interval=60,
+    )
+    with services.build(config, driver) as built:
+        housekeeping.run_due_work(built)
+    assert 60 <= sum(slept) <= 70
