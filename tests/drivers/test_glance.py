@@ -14,6 +14,7 @@ from docker_registry.config import flavors
 from docker_registry.config.render import reference
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.glance.driver import GlanceDriver
+from docker_registry.drivers.glance.images import GlanceImages
 from docker_registry.drivers.glance.layers import GlanceLayers
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.drivers.swift.driver import SwiftDriver
@@ -244,6 +245,18 @@ class TestTheSweep:
         assert 0 == driver.remove_leftovers(3600)
         assert 1 == driver.remove_leftovers(0)
         assert {} == images()
+
+    def test_removes_the_image_of_a_layer_whose_replacement_was_interrupted(self, driver, images, monkeypatch):
+        def interrupt(*_):
+            raise StorageUnavailable
+
+        driver.put_content(LAYER, b"old")
+        with monkeypatch.context() as interrupted, pytest.raises(StorageUnavailable):
+            interrupted.setattr(GlanceImages, "untag", interrupt)
+            driver.put_content(LAYER, b"newer")
+        assert b"newer" == driver.get_content(LAYER)
+        assert 1 == driver.remove_leftovers(0)
+        assert {LAYER: 5} == images()
 
     def test_reads_no_tag_of_api_v1_as_a_pointer(self, driver, images):
         driver.put_content("repositories/library/foo/tag_v1.glance", b"ab" * 32)

@@ -2,8 +2,7 @@
 Layers stored as Glance images: upload, publication by a pointer, deletion, and a sweep of unreferenced images.
 
 An image is tagged as unreferenced from its upload until its pointer is published, and again before its pointer is
-removed, so that the sweep finds it after a crash. Only :meth:`GlanceLayers.replace` does not tag the unshared image
-that it deletes: a crash just before that leaves the image in Glance.
+replaced or removed, so that the sweep finds it after a crash.
 """
 
 from __future__ import annotations
@@ -75,8 +74,6 @@ class GlanceLayers:
         if pointer.image:
             self._images.untag(pointer.image, self._unreferenced_tag())
         if old is not None:
-            if old.is_shared:
-                self.tag_unreferenced(old)
             self.delete_image(old)
             return
         try:
@@ -85,13 +82,14 @@ class GlanceLayers:
             return
 
     def _publish(self, path: str, pointer: Pointer, if_match: str | None) -> Pointer | None:
-        """Publish a pointer and return the one that it replaces, if any."""
+        """Publish a pointer and return the one that it replaces, if any, whose image is tagged as unreferenced."""
         for _ in range(MAX_ATTEMPTS):
             old = self.find(path)
             version = old.version if old and old.version else ABSENT
             if if_match not in (None, version):
                 self.delete_image(pointer)
                 raise PreconditionFailed(path=path)
+            self.tag_unreferenced(old)
             # With conditional puts, exactly one writer replaces each pointer, and so deletes its image.
             expected = version if self._alternate.capabilities.if_match else None
             try:
@@ -134,7 +132,7 @@ class GlanceLayers:
             self.delete_image(old)
 
     def tag_unreferenced(self, pointer: Pointer | None) -> None:
-        """Tag an image whose pointer is about to be removed, so that the sweep finds it after a crash."""
+        """Tag an image whose pointer is about to be replaced or removed, so that the sweep finds it after a crash."""
         if pointer is not None and pointer.image:
             self._images.tag(pointer.image, self._unreferenced_tag())
 
