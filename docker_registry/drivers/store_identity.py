@@ -43,7 +43,7 @@ class StoreIdentity:
                 self._known = self._find()
             except StorageError as error:
                 self._ask_at = time.monotonic() + _PAUSE_SECONDS
-                logger.warning("the identity of the store is unknown, without which the cache is off: %s", error)
+                logger.warning("the identity of the store is unknown, so the cache is off: %s", error)
         return self._known
 
     def _find(self) -> str | None:

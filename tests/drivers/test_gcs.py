@@ -107,8 +107,8 @@ class TestAnUpload:
             driver.close()
 
 
-class ShortWinded(BaseHTTPRequestHandler):
-    """A Google that receives 256 KiB of each request of an upload, and then loses the connection."""
+class InterruptedUploads(BaseHTTPRequestHandler):
+    """Google Cloud Storage that receives 256 KiB of each request of an upload, and then closes the connection."""
 
     def do_GET(self):
         self.answer(200, {"items": []})
@@ -142,7 +142,7 @@ class ShortWinded(BaseHTTPRequestHandler):
 def test_an_upload_continues_as_long_as_bytes_arrive(monkeypatch):
     monkeypatch.setattr("time.sleep", lambda _: None)
     content = bytes(range(256)) * 8 * KIB  # in one chunk of 2 MiB
-    with ThreadingHTTPServer(("127.0.0.1", 0), ShortWinded) as server:
+    with ThreadingHTTPServer(("127.0.0.1", 0), InterruptedUploads) as server:
         threading.Thread(target=server.serve_forever, args=(0.01,)).start()
         monkeypatch.setenv("STORAGE_EMULATOR_HOST", f"127.0.0.1:{server.server_port}")
         try:
