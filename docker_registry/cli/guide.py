@@ -1,4 +1,4 @@
-"""What ``--help`` of each command teaches: examples, and the environment variables that matter."""
+"""Examples and environment variables in the help texts of the commands."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ _VARIABLES: Final = {
     "REGISTRY_AUTH_RULES": "the file of rules",
     "SEARCH_BACKEND": "the search index, such as sqlalchemy",
     "DOCKER_REGISTRY_PASSWORD": "the password of --user",
-    "CACHE_REDIS_HOST": "the Redis that holds the queue",
+    "CACHE_REDIS_HOST": "the host of Redis, which has the queue",
 }
 
 _STORE: Final = ("DOCKER_REGISTRY_CONFIG", "SETTINGS_FLAVOR", "STORAGE_PATH")

@@ -34,7 +34,7 @@ class Key:
     accepted: tuple[str, ...] = ()
 
 
-_IMPLICIT: Final = "Tuning of the other server's implementation."
+_TUNING: Final = "Tuning of the other server's implementation."
 FALSE: Final = ("false", "no", "off")
 
 #: Keys of the section ``redis`` that tune the client of the other server.
@@ -45,7 +45,7 @@ _REDIS_TUNING: Final = (
     "routerandomly", "disableidentity", "identitysuffix", "unstableresp3", "pool",
 )  # fmt: skip
 
-#: Keys that are replaced by one setting whose values have the same form: theirs, and ours.
+#: Keys whose values a setting takes as they are: the setting, by the key.
 SAME: Final = {
     "auth.htpasswd.path": "auth.htpasswd",
     "auth.token.realm": "auth.token.realm",
@@ -59,7 +59,7 @@ SAME: Final = {
     "http.tls.key": "tls.key",
 }
 
-#: The same for storage drivers, by the name of theirs: ours, and the keys.
+#: The same for storage drivers: our name and the keys, by distribution's name.
 DRIVERS: Final[Mapping[str, tuple[str, Mapping[str, str]]]] = {
     "filesystem": ("file", {"rootdirectory": "storage_path"}),
     "inmemory": ("memory", {}),
@@ -141,12 +141,12 @@ def _keys() -> Iterator[Key]:
     yield Key("log.hooks", NOT_SUPPORTED, "`email_exceptions` mails errors.")
     yield Key("log.reportcaller", NOT_NEEDED, "Errors are logged with their traceback.")
     yield from _driver_keys()
-    yield Key("storage.filesystem.maxthreads", NOT_NEEDED, _IMPLICIT)
+    yield Key("storage.filesystem.maxthreads", NOT_NEEDED, _TUNING)
     yield from _each(
         "storage.s3",
         ("v4auth", "multipartcopychunksize", "multipartcopymaxconcurrency", "multipartcopythresholdsize"),
         NOT_NEEDED,
-        _IMPLICIT,
+        _TUNING,
     )
     yield from _each(
         "storage.s3", ("loglevel", "useragent"), NOT_NEEDED, "`loglevel: debug` logs requests to the store."
@@ -172,7 +172,7 @@ def _keys() -> Iterator[Key]:
         "storage.swift.rootdirectory", NOT_NEEDED, "distribution reads `prefix`, although it documents this name."
     )
     yield Key("storage.gcs.credentials", REFUSED, "Put them into a file and name it in `keyfile`.")
-    yield Key("storage.gcs.maxconcurrency", NOT_NEEDED, _IMPLICIT)
+    yield Key("storage.gcs.maxconcurrency", NOT_NEEDED, _TUNING)
     yield Key("storage.azure.credentials", REFUSED, "Use `accountkey`.")
     yield Key("storage.azure.realm", REFUSED, "Use `azure_endpoint`.", ("core.windows.net",))
     yield Key("storage.azure.serviceurl", REFUSED, "Use `azure_endpoint`.", ("",))
@@ -180,15 +180,15 @@ def _keys() -> Iterator[Key]:
         "storage.azure",
         ("max_retries", "retry_delay", "copy_status_poll_max_retry", "copy_status_poll_delay"),
         NOT_NEEDED,
-        _IMPLICIT,
+        _TUNING,
     )
     yield Key("storage.oss", REFUSED, "There is no such driver.")
-    yield Key("storage.tag.concurrencylimit", NOT_NEEDED, _IMPLICIT)
+    yield Key("storage.tag.concurrencylimit", NOT_NEEDED, _TUNING)
     yield Key("storage.delete.enabled", SUPPORTED, "`delete_tags`, `delete_manifests`, `delete_blobs`; default `false`")
     yield Key("storage.redirect.disable", SUPPORTED, "`storage_redirect`, the opposite; default `false`")
     yield Key("storage.cache.blobdescriptor", SUPPORTED, "`redis`: `cache_lru`; `inmemory` is not needed")
     yield Key("storage.cache.layerinfo", SUPPORTED, "As `blobdescriptor`.")
-    yield Key("storage.cache.blobdescriptorsize", NOT_NEEDED, _IMPLICIT)
+    yield Key("storage.cache.blobdescriptorsize", NOT_NEEDED, _TUNING)
     yield Key("storage.maintenance.uploadpurging.enabled", SUPPORTED, "`false`: `upload_ttl` of 100 years")
     yield Key("storage.maintenance.uploadpurging.age", SUPPORTED, "`upload_ttl`")
     yield Key("storage.maintenance.uploadpurging.interval", SUPPORTED, "`upload_purge_interval`; default 24 h")
@@ -246,7 +246,7 @@ def _keys() -> Iterator[Key]:
     yield Key("redis.tls.enabled", SUPPORTED, "`cache_lru.tls`")
     yield Key("redis.tls.rootcas", SUPPORTED, "`cache_lru.tls_ca`, with `cache_lru.tls`")
     yield from _each("redis.tls", ("certificate", "key"), NOT_SUPPORTED, "No client certificate is sent.")
-    yield from _each("redis", _REDIS_TUNING, NOT_NEEDED, _IMPLICIT)
+    yield from _each("redis", _REDIS_TUNING, NOT_NEEDED, _TUNING)
     yield Key("health.storagedriver", NOT_NEEDED, "`/readyz` reads the store every 10 s and fails after 3 failures.")
     yield from _each("health", ("file", "http", "tcp"), NOT_SUPPORTED, "Health covers this server and its store.")
     yield Key(
@@ -257,7 +257,7 @@ def _keys() -> Iterator[Key]:
     yield Key("proxy.exec.command", SUPPORTED, "The upstream's `command`, a credential helper of Docker")
     yield Key("proxy.exec.lifetime", NOT_NEEDED, "The helper is asked again after 5 minutes, or when a password fails.")
     yield Key("proxy.ttl", SUPPORTED, "`mirroring.max_age`, from the last pull; default 168 h; `0`: for ever")
-    yield Key("proxy.cachewritetimeout", NOT_NEEDED, _IMPLICIT)
+    yield Key("proxy.cachewritetimeout", NOT_NEEDED, _TUNING)
     yield Key("proxy.remotenamespace", REFUSED, "Repositories keep the names that they have there.", ("",))
     yield Key("validation.enabled", NOT_NEEDED, "Manifests are always validated.")
     yield Key("validation.disabled", NOT_NEEDED, "Manifests are always validated.")

@@ -308,7 +308,7 @@ def _reject_duplicates(node: yaml.MappingNode) -> None:
 def _describe_error(error: yaml.YAMLError) -> str:
     """Return the error and its line without quoting the file, whose line may hold a password."""
     if not isinstance(error, yaml.MarkedYAMLError) or error.problem_mark is None:
-        return "it holds characters that are not UTF-8 text"
+        return "it contains control characters, or is not UTF-8"
     problem = ", ".join(part for part in (error.context, error.problem) if part)
     # PyYAML quotes text of the file, by repr(), only after these words.
     problem = re.sub(r"(alias|anchor|tag|handle) ['\"].*", r"\1", problem, flags=re.DOTALL)

@@ -91,7 +91,7 @@ def _follow(examination: Examination, answer: Answer) -> str:
 
 
 def _check_public_url(examination: Examination) -> None:
-    """Compare this address with the one by which the registry believes to be reached; it tells ollama."""
+    """Compare this address with that of an absolute URL of the registry, which it sends to ollama."""
     answer = _post(examination, "ollama/0 docker-registry-doctor")
     told = urlsplit(answer.header("docker-upload-location"))
     here = urlsplit(examination.target.url)
@@ -101,13 +101,13 @@ def _check_public_url(examination: Examination) -> None:
     if host_and_port(told) != host_and_port(here):
         examination.findings.fault(
             "host",
-            f"The registry believes that its address is {told.netloc}. Keep the header Host with its port (nginx: "
+            f"URLs of the registry name the address {told.netloc}. Keep the header Host with its port (nginx: "
             "proxy_set_header Host $http_host; Apache: ProxyPreserveHost On), or set external_url.",
         )
     elif told.scheme != here.scheme:
         examination.findings.fault(
             "scheme",
-            f"The registry believes that clients use {told.scheme}. Set the scheme (nginx: proxy_set_header "
+            f"URLs of the registry begin with {told.scheme}://. Set the scheme (nginx: proxy_set_header "
             "X-Forwarded-Proto $scheme; Apache: RequestHeader set X-Forwarded-Proto https; HAProxy: http-request "
             "set-header X-Forwarded-Proto https) and trusted_proxies, or external_url.",
         )

@@ -19,7 +19,7 @@ _MIRRORED: Final = ("type", "upstream")
 
 COUNTERS: Final = (
     Family("registry_storage_cache_requests", "Look-ups in the Redis cache of the store."),
-    Family("registry_storage_cache_hits", "Look-ups that found a value."),
+    Family("registry_storage_cache_hits", "Look-ups in the Redis cache of the store that found a value."),
     Family("registry_storage_cache_errors", "Calls of Redis that failed or were not tried because it is unavailable."),
     Family("registry_budget_waits", "Requests that waited for memory of a limit.", _BUDGET),
     Family("registry_budget_refusals", "Requests that were refused because a limit of memory was reached.", _BUDGET),
@@ -29,8 +29,12 @@ COUNTERS: Final = (
     Family("registry_search_updates", "Updates of the search index."),
     Family("registry_search_failures", "Updates of the search index that failed."),
     Family("registry_proxy_requests", "Requests for content of mirrored registries.", _MIRRORED),
-    Family("registry_proxy_hits", "Those for content that was here.", _MIRRORED),
-    Family("registry_proxy_misses", "Those for which something was fetched.", _MIRRORED),
+    Family("registry_proxy_hits", "Requests for content of mirrored registries that was in the store.", _MIRRORED),
+    Family(
+        "registry_proxy_misses",
+        "Requests for content of mirrored registries for which something was fetched.",
+        _MIRRORED,
+    ),
     Family("registry_proxy_pulled_bytes", "Bytes that mirrored registries have sent.", _MIRRORED),
     Family("registry_proxy_pushed_bytes", "Bytes of mirrored content that were sent to clients.", _MIRRORED),
     Family("registry_leases", "Attempts to take a lease; the result is taken or busy.", ("work", "result")),

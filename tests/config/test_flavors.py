@@ -192,7 +192,7 @@ class TestBadYaml:
             ("line 2: dev is duplicated", "dev: {}\ndev: {}\n"),
             ("line 1: a key is duplicated", "dev: {password:s3cret, password:s3cret}"),
             ("line 2: expected a single document in the stream, but found another document", "dev: {}\n---\ndev: {}\n"),
-            ("it holds characters that are not UTF-8 text", "dev: {password: s3cret\x00}"),
+            ("it contains control characters, or is not UTF-8", "dev: {password: s3cret\x00}"),
         ],
     )
     def test_is_rejected_with_the_line_number_but_no_content(self, refused, path, expected, text):
@@ -205,7 +205,7 @@ class TestBadYaml:
 
         with pytest.raises(ConfigError) as caught:
             flavors.read(path)
-        assert f"{path} is not valid YAML: it holds characters that are not UTF-8 text" == str(caught.value)
+        assert f"{path} is not valid YAML: it contains control characters, or is not UTF-8" == str(caught.value)
 
     def test_a_list_as_a_key_is_refused(self, refused):
         assert "line 1: while constructing a mapping, found unhashable key" in refused("dev: {[a]: b, [a]: c}")
