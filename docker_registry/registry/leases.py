@@ -92,9 +92,9 @@ class Leases:
     def release(self, work: str) -> None:
         """Give up a lease before it expires; a lease that another process holds is left alone."""
         path = layout.lease(work)
-        lease = self._driver.find(path)
-        if lease is not None and self._is_free(lease):
-            store_removal.remove(self._driver, path)
+        lease = self._driver.find_versioned(path)
+        if lease is not None and self._is_free(lease.content):
+            store_removal.remove_version(self._driver, path, lease.version)
 
     def _is_free(self, content: bytes) -> bool:
         try:

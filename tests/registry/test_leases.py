@@ -11,7 +11,9 @@ from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import StorageFull
 from docker_registry.registry import layout
 from docker_registry.registry.leases import Leases, has_ended, this_process
+from tests.support.clock import Clock
 from tests.support.full_driver import FullDriver
+from tests.support.interleaving import Request, StoppingDriver
 
 
 class PlainDriver(MemoryDriver):
@@ -81,6 +83,17 @@ class TestALease:
             other.kill()
         assert Leases(driver).has_expired("purge")
         assert Leases(driver).take("purge", 60)
+
+    def test_that_another_process_takes_during_its_release_is_kept(self, driver):
+        clock = Clock(100.0)
+        late, other = Leases(StoppingDriver(driver), clock), Leases(driver, clock)
+        assert late.take("purge", 60)
+        clock.now += 61
+        release = Request(lambda: late.release("purge"))
+        release.advance(2)
+        assert other.take("purge", 60)
+        release.advance()
+        assert not late.take("purge", 60)
 
     def test_of_another_machine_ends_by_its_time_alone(self):
         boot, namespace, pid, started = this_process().split()
