@@ -335,15 +335,21 @@ def _digest(algorithm: str, encoded: str) -> str | None:
 
 
 def _artifact_type(head: bytes) -> str:
-    """Return the artifact type in the first bytes of a descriptor, in lower case; it precedes the annotations."""
+    """
+    Return the artifact type in the first bytes of a descriptor, in lower case; it precedes the annotations.
+
+    Raises:
+        ValueError: the descriptor is damaged.
+    """
     try:
-        for part in json_scanner.scan(head.decode("utf-8", "ignore")):
+        for part in json_scanner.scan(store_removal.unmarked(head).decode("utf-8", "ignore")):
             if part.key == "artifactType":
                 return str(part.value).lower()
             if part.key == "annotations":
                 break
-    except ValueError:  # the descriptor is truncated
-        pass
+    except ValueError:
+        if len(head) < _HEAD_BYTES:  # otherwise the descriptor continues
+            raise
     return ""
 
 

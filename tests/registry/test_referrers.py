@@ -104,9 +104,11 @@ class TestAReferrer:
         (expected,) = registry.referrers.list(NAME, SUBJECT)
         path = layout.referrer(NAME, SUBJECT, pushed.descriptor.digest)
         stored = driver.get_content(path)
-        driver.put_content(path, damaged)
-        assert (expected,) == registry.referrers.list(NAME, SUBJECT)
-        assert stored == driver.get_content(path)
+        for artifact_types in ((), {expected["artifactType"]}):
+            driver.put_content(path, damaged)
+            page = registry.referrers.page(NAME, SUBJECT, max_entries=1, artifact_types=artifact_types)
+            assert [expected] == [json.loads(entry) for entry in page.entries]
+            assert stored == driver.get_content(path)
 
     def test_of_a_source_is_listed_although_an_interrupted_push_left_its_descriptor(self, registry, driver):
         entry = {"mediaType": OCI_MANIFEST, "digest": str(push(registry).descriptor.digest), "size": 2}
