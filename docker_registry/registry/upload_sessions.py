@@ -232,6 +232,10 @@ class UploadSessions:
         self._scratch.stream_write(f"{upload.folder}/{name}", blocks)
         return name
 
+    def discard_object(self, upload: Upload, name: str) -> None:
+        """Remove an object of :meth:`write` that the state does not list."""
+        self._scratch.discard(f"{upload.folder}/{name}")
+
     def enter(self, upload: Upload, chunk: Chunk) -> Upload:
         """
         Add a written chunk to the session's state.
@@ -248,7 +252,7 @@ class UploadSessions:
             written: set[Chunk | ChunkList] = {*with_chunk.chunks, *entered.lists}
             for item in written.difference(upload.chunks, upload.lists):
                 if item.object is not None:
-                    self._scratch.discard(f"{upload.folder}/{item.object}")
+                    self.discard_object(upload, item.object)
             raise RangeInvalid(size=self._size(upload)) from None
         return entered
 
@@ -384,15 +388,7 @@ def _entry(chunk: Chunk) -> dict[str, Any]:
 
 
 def _chunk(entry: dict[str, Any], content: bytes) -> Chunk:
-    """
-    Parse the entry of a chunk.
-
-    Args:
-        content: the bytes after the first line of the state file.
-
-    Raises:
-        ValueError: the digest of *content* does not match the entry.
-    """
+    """Parse the entry of a chunk; raise ValueError if *content*, the rest of the state file, has another digest."""
     name, size, digest = entry["object"], entry["size"], Digest.parse(entry["digest"])
     if name is not None:
         return Chunk(name, size, digest)

@@ -250,6 +250,8 @@ class Uploads:
         content = ingest.short() if upload.is_empty else None
         name = self._sessions.write(upload, ingest) if content is None else None
         complete = ingest.complete and length in (None, ingest.size)
+        if name is not None and not ingest.size:  # it is not entered, so nothing would limit their number
+            self._sessions.discard_object(upload, name)
         return Chunk(name, ingest.size, ingest.digest, content), complete
 
     def _put_straight(

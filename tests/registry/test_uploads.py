@@ -96,6 +96,16 @@ class TestASession:
             uploads.append(NAME, upload.id, Content(b"x"))
 
 
+class TestAnEmptyChunk:
+    def test_is_not_stored(self, uploads, driver):
+        upload = uploads.start(NAME)
+        uploads.append(NAME, upload.id, Content(b"x"))
+        stored = files(driver)
+        for _ in range(2):
+            assert 1 == uploads.append(NAME, upload.id, NOTHING).size
+        assert stored == files(driver)
+
+
 class TestAChunkOutOfOrder:
     @pytest.mark.parametrize("start", [0, 4, 6])
     def test_is_rejected_with_the_current_size_and_changes_nothing(self, uploads, start):
