@@ -201,6 +201,7 @@ class Uploads:
         upload = Upload(name, str(uuid.uuid4()), digest.algorithm)
         chunk, complete = self._receive(upload, body, None)
         upload = upload.plus(chunk)
+        self.counts.started += 1  # it is counted when it ends
         if not complete:
             self._sessions.end(upload)
             raise SizeInvalid("The body ended early.")

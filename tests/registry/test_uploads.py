@@ -136,6 +136,7 @@ class TestATruncatedBody:
         with pytest.raises(SizeInvalid):
             uploads.put(NAME, GOOD, CutOff(b"good", 10))
         assert [] == files(driver)
+        assert (1, 1) == (uploads.counts.started, uploads.counts.ended)
 
 
 class TestABodyOfAnotherLengthThanItsRange:
