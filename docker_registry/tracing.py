@@ -65,7 +65,7 @@ def open_tracing(environ: Mapping[str, str]) -> Tracing | None:
         raise ConfigError("Traces need a library: pip install 'docker-registry[otel]'.") from None
     try:
         return Tracing(environ)
-    except ValueError as error:
+    except (RuntimeError, ValueError) as error:
         raise ConfigError(f"OpenTelemetry rejects one of its variables (OTEL_…): {error}") from None
 
 
@@ -79,7 +79,7 @@ class Tracing:
                 variables from the environment of the process.
 
         Raises:
-            ValueError: the library rejects a variable.
+            RuntimeError, ValueError: the library rejects a variable.
         """
         is_named = environ.get("OTEL_SERVICE_NAME") or "service.name" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
         self._resource = {"service.version": __version__} | ({} if is_named else {"service.name": "docker-registry"})
@@ -138,7 +138,7 @@ def _check_variables() -> None:
     configuration.
 
     Raises:
-        ValueError: the library rejects a variable.
+        RuntimeError, ValueError: the library rejects a variable.
     """
     from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
     from opentelemetry.sdk.trace import SpanLimits

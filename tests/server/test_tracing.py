@@ -131,7 +131,14 @@ class TestTracing:
         with pytest.raises(ConfigError, match="OTEL_EXPORTER_OTLP_PROTOCOL must be http/protobuf"):
             open_tracing({"OTEL_EXPORTER_OTLP_ENDPOINT": "http://127.0.0.1:1", "OTEL_EXPORTER_OTLP_PROTOCOL": "grpc"})
 
-    @pytest.mark.parametrize("name", ["OTEL_BSP_SCHEDULE_DELAY", "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT"])
+    @pytest.mark.parametrize(
+        "name",
+        [
+            "OTEL_BSP_SCHEDULE_DELAY",
+            "OTEL_PYTHON_EXPORTER_OTLP_HTTP_TRACES_CREDENTIAL_PROVIDER",
+            "OTEL_SPAN_ATTRIBUTE_COUNT_LIMIT",
+        ],
+    )
     def test_needs_variables_that_the_library_accepts(self, monkeypatch, name):
         monkeypatch.setenv(name, "-1")
         with pytest.raises(ConfigError, match="OpenTelemetry rejects"):
