@@ -5,6 +5,8 @@ from __future__ import annotations
 import pytest
 
 from docker_registry import housekeeping, services
+from docker_registry.cli import main
+from docker_registry.cli.command import load_config
 from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import StorageError, StorageFull
@@ -109,6 +111,16 @@ def test_rebuilds_a_search_index_that_missed_updates_of_a_worker_that_has_ended(
             housekeeping.run_due_work(built)
             assert found == built.search_index.search("app").num_results
             assert not built.search_updates.missed.all()
+
+
+def test_need_not_rebuild_a_search_index_that_the_command_has_rebuilt(tmp_path, monkeypatch):
+    for name, value in {"STORAGE_PATH": f"{tmp_path}/store", "SEARCH_BACKEND": "sqlalchemy"}.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("SQLALCHEMY_INDEX_DATABASE", f"sqlite:///{tmp_path}/search.db")
+    with services.build(load_config()) as built:
+        built.search_updates.missed.note()
+        assert 0 == main(["reindex"])
+        assert not built.search_updates.missed.all()
 
 
 def test_fills_the_new_search_index_of_each_host(tmp_path, monkeypatch):

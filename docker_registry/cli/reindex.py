@@ -18,7 +18,10 @@ def run(chosen: argparse.Namespace) -> int:
     with services.build(load_config()) as built:
         private, indexed = built.registry.private_repositories.adopt(), None
         if not isinstance(built.search_index, NullIndex):
+            missed = built.search_updates.missed
+            notes = missed.all()
             indexed = built.search_index.reindex(counted(built.search_entries.all(), "repositories"))
+            missed.forget(notes)
     if chosen.json:
         print(json.dumps({"private_repositories": private, "indexed_repositories": indexed}))
         return 0
