@@ -33,7 +33,7 @@ class MissedUpdates:
         """
         self._driver = driver
         self._folder = layout.search_notes(hashlib.sha256(index.encode("utf-8", "replace")).hexdigest()[:16])
-        self._own = f"{self._folder}/{secrets.token_hex(8)}"
+        self._own = self._new()
         self._is_noted = False
         self._is_failing = False
 
@@ -58,6 +58,10 @@ class MissedUpdates:
         except StorageError as error:  # the index is rebuilt once too often
             logger.warning("the note about the search index cannot be removed: %s", error)
 
+    def leave(self) -> None:
+        """Leave the note of this worker, which cannot catch up, to a rebuilding; the next note is another one."""
+        self._own, self._is_noted = self._new(), False
+
     def all(self) -> Sequence[str]:
         """Return the paths of the notes of all workers."""
         try:
@@ -69,3 +73,6 @@ class MissedUpdates:
         """Remove notes that were found before the index was rebuilt."""
         for path in paths:
             store_removal.remove(self._driver, path)
+
+    def _new(self) -> str:
+        return f"{self._folder}/{secrets.token_hex(8)}"

@@ -66,7 +66,6 @@ class SearchUpdates:
         self._thread: threading.Thread | None = None
         self._failing = False
         self._is_dropping = False  # whether a name was dropped since the queue was last empty
-        self._has_dropped = False
         self.updates = 0
         self.failures = 0
 
@@ -131,9 +130,10 @@ class SearchUpdates:
                     self._names[name] = None
                 time.sleep(self._retry_seconds)
             elif self._is_dropping:
-                self._has_dropped = True
                 self.missed.note()
-            elif not self._names and not self._has_dropped:
+                if not self._names:
+                    self.missed.leave()
+            elif not self._names:
                 self.missed.settle()
 
     def _next(self) -> tuple[str | None, float] | None:

@@ -223,6 +223,11 @@ class TestAnUnreachableIndex:
         (record,) = caplog.records
         assert "it will be rebuilt" in record.getMessage()
         assert 1 == len(updates.missed.all())
+        updates.missed.forget(updates.missed.all())  # as the rebuilding does
+        slow.errors = [StorageUnavailable()]
+        happens(store, events.repository_created, driver)
+        assert updates.flush()
+        assert [] == list(updates.missed.all())
 
     def test_is_waited_for_no_longer_than_requested(self, slow, store, driver):
         slow.free.clear()
