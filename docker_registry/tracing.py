@@ -84,7 +84,7 @@ class Tracing:
         is_named = environ.get("OTEL_SERVICE_NAME") or "service.name" in environ.get("OTEL_RESOURCE_ATTRIBUTES", "")
         self._resource = {"service.version": __version__} | ({} if is_named else {"service.name": "docker-registry"})
         self._provider: TracerProvider | None = None
-        _check_variables()
+        self._new_provider().shutdown()  # otherwise the first request would meet a variable that is rejected
 
     def __call__(self, exchange: Exchange) -> None:
         """Create the span of an exchange; health probes have none."""
@@ -118,34 +118,20 @@ class Tracing:
     def _open(self) -> TracerProvider:
         """Start the export with the first span: commands open the tracing too, but handle no requests."""
         if self._provider is None:
-            from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-            from opentelemetry.sdk.resources import Resource
-            from opentelemetry.sdk.trace import TracerProvider
-            from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-            for name in _LOGGERS:
-                logging.getLogger(name).addFilter(_as_warning)
-            self._provider = TracerProvider(resource=Resource.create(self._resource), shutdown_on_exit=False)
-            self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+            self._provider = self._new_provider()
         return self._provider
 
+    def _new_provider(self) -> TracerProvider:
+        from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
+        from opentelemetry.sdk.resources import Resource
+        from opentelemetry.sdk.trace import TracerProvider
+        from opentelemetry.sdk.trace.export import BatchSpanProcessor
 
-def _check_variables() -> None:
-    """
-    Create the parts that read the variables, so that the first request need not meet one that is rejected.
-
-    Resource.create is left out: it rejects none, and waits for threads that do not run while the server checks its
-    configuration.
-
-    Raises:
-        RuntimeError, ValueError: the library rejects a variable.
-    """
-    from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter
-    from opentelemetry.sdk.trace import SpanLimits
-    from opentelemetry.sdk.trace.export import BatchSpanProcessor
-
-    SpanLimits()
-    BatchSpanProcessor(OTLPSpanExporter()).shutdown()  # type: ignore[no-untyped-call] # it lacks an annotation
+        for name in _LOGGERS:
+            logging.getLogger(name).addFilter(_as_warning)
+        provider = TracerProvider(resource=Resource.create(self._resource), shutdown_on_exit=False)
+        provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
+        return provider
 
 
 def _attributes(exchange: Exchange) -> dict[str, Any]:

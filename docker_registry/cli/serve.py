@@ -53,7 +53,7 @@ def run(arguments: argparse.Namespace) -> int:
         launch.create_store_folder(folder, uid, gid)
 
     def check_as_worker(config: Config) -> int:
-        launch.switch_user(uid, gid)  # files that the check creates in the store must belong to the workers
+        launch.become_like_worker(uid, gid)  # files that the check creates in the store must belong to the workers
         summary = check(config)
         with suppress(OSError):  # such as a full disk or a closed pipe: only the summary is lost
             for line in summary.lines():

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any, Final
 from docker_registry.errors import ConfigError
 from docker_registry.server import inherited_sockets, open_files
 from docker_registry.server.environment import NUMBERS, number
-from docker_registry.server.monkey_patch import patch_master
+from docker_registry.server.monkey_patch import patch_master, patch_worker
 
 if TYPE_CHECKING:
     from docker_registry.server.master import LogSettings
@@ -189,6 +189,19 @@ def check_address(environ: Mapping[str, str], *, may_be_in_use: bool = False) ->
         if may_be_in_use and error.errno == errno.EADDRINUSE:
             return
         raise ConfigError(f"{host} port {port} cannot be opened for listening: {error.strerror}.") from None
+
+
+def become_like_worker(uid: int, gid: int) -> None:
+    """
+    Give a child of the master the user, the group and the patches of a worker.
+
+    Without these patches a thread pool, such as a driver or library may use, would wait forever on its queue.
+
+    Raises:
+        ConfigError: as for :func:`switch_user`.
+    """
+    switch_user(uid, gid)
+    patch_worker()
 
 
 def import_modules() -> None:
