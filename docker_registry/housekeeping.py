@@ -110,15 +110,24 @@ def _failure_logged(message: str) -> Iterator[None]:
 
 
 def _purge(services: Services) -> None:
-    upload_ttl_seconds = services.config.upload_ttl
-    read_only = services.read_only
-    purged, adopted = services.registry.run_housekeeping(upload_ttl_seconds, lambda: read_only.is_on)
+    read_only, counts = services.read_only, services.registry.uploads.counts
+    purged_before = counts.purged
+    try:
+        _, adopted = services.registry.run_housekeeping(services.config.upload_ttl, lambda: read_only.is_on)
+    except RegistryError:  # some uploads or repositories could not be read or changed; the others were
+        _report(services, counts.purged - purged_before)
+        raise
     # Record immediately: an upload that starts between the purge and this call is missing from the gauge.
     if services.metrics is not None and not read_only.is_on:
-        services.metrics.record_open_uploads(services.registry.uploads.counts.remaining)
-    message = (
-        f"deleted {purged} abandoned uploads, added {adopted} repositories written by other software to the catalog"
-    )
+        services.metrics.record_open_uploads(counts.remaining)
+    _report(services, counts.purged - purged_before, adopted)
+
+
+def _report(services: Services, purged: int, adopted: int | None = None) -> None:
+    """Log and audit the numbers of deleted uploads and, if it is known, of added repositories."""
+    message = f"deleted {purged} abandoned uploads"
+    if adopted is not None:
+        message += f", added {adopted} repositories written by other software to the catalog"
     logger.info(message)
     if services.audit is not None and (purged or adopted):
         services.audit.record_housekeeping(message)

@@ -60,15 +60,18 @@ def test_frees_space_on_a_full_store():
     assert [] == remaining_after_a_run(driver)
 
 
-def test_purges_other_uploads_when_one_cannot_be():
-    config = Config(storage="memory", search_backend="", upload_ttl=-1)
+def test_purges_and_audits_other_uploads_when_one_cannot_be(tmp_path):
+    audit_log = tmp_path / "audit.log"
+    config = Config(storage="memory", search_backend="", upload_ttl=-1, audit_log=str(audit_log))
     for failing in range(3):
         driver = FailingDriver()
         with services.build(config, driver) as built:
             uploads = [built.registry.uploads.start(name) for name in (None, None, RepositoryName.parse("acme/app"))]
             driver.unreadable = uploads[failing].folder
             housekeeping.run_due_work(built)
+            built.audit.close()
         assert [uploads[failing].state] == [each.state for each in uploads if driver.exists(each.state)]
+        assert failing + 1 == audit_log.read_text().count("deleted 2 abandoned uploads")
 
 
 def test_adds_other_repositories_when_one_cannot_be_read():

@@ -307,7 +307,7 @@ class UploadSessions:
             StorageError: a session could not be deleted; the others were, if the store can be reached.
         """
         oldest = self._now() - ttl_seconds
-        purged, failures = 0, DeferredFailures()
+        purged_before, failures = self.counts.purged, DeferredFailures()
         for upload_id in self._pace(self._ids(name)):
             if is_stopped():
                 break
@@ -317,12 +317,13 @@ class UploadSessions:
                 with suppress(PathNotFound):
                     touched.append(self._driver.stat(upload.state).modified)
                 if touched and max(touched) < oldest:
-                    purged += any([self._scratch.discard(upload.state), self._scratch.discard(upload.folder)])
+                    self.counts.purged += any(
+                        [self._scratch.discard(upload.state), self._scratch.discard(upload.folder)]
+                    )
                 elif touched:  # otherwise it is just being created, or has ended meanwhile
                     self.counts.remaining += 1
-        self.counts.purged += purged
         failures.raise_last()
-        return purged
+        return self.counts.purged - purged_before
 
     # ------------------------------------------------------------------------------------------------- steps
 
