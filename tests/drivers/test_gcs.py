@@ -20,7 +20,7 @@ pytest.importorskip("gcp_storage_emulator", reason="gcp-storage-emulator is not 
 
 from docker_registry.config import legacy
 from docker_registry.drivers.gcs.driver import GcsDriver
-from docker_registry.drivers.testing import DriverSuite
+from docker_registry.drivers.testing import DriverSuite, conditions
 from docker_registry.errors import ConfigError, StorageError, StorageUnavailable
 from tests.drivers.object_stores import BrokenReadSuite, ForeignStoreSuite, LostResponseSuite, lose_first_response
 from tests.support import processes
@@ -51,6 +51,11 @@ def driver(options):
 
 
 class TestGcsDriver(DriverSuite):
+    @pytest.fixture(autouse=True)
+    def few_rounds(self, monkeypatch):
+        # The emulator answers one request after another, and slowly; other stores are tried with all rounds.
+        monkeypatch.setattr(conditions, "ROUNDS", 8)
+
     @pytest.fixture
     def driver(self, options):
         driver = GcsDriver(**options)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
-import time
 
 import pytest
 import requests
@@ -18,6 +17,7 @@ from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import ConfigError, PathInvalid, PathNotFound, StorageError, StorageUnavailable
 from tests.support import processes
 from tests.support.servers.swift import READER, READER_PASSWORD
+from tests.support.timing import wait_until
 
 MIB = 1024 * 1024
 
@@ -215,8 +215,7 @@ class TestASignedURL:
         driver.put_content("b", b"content")
         url = driver.content_redirect_url("a")
         assert 401 == requests.get(url.replace("/a?", "/b?"), timeout=60).status_code
-        time.sleep(2)
-        assert 401 == requests.get(url, timeout=60).status_code
+        wait_until(lambda: 401 == requests.get(url, timeout=60).status_code, seconds=10)
         driver.close()
 
     def test_needs_a_key(self, options):
