@@ -26,7 +26,8 @@ from docker_registry.registry.manifest_payload import OCI_INDEX
 from docker_registry.registry.names import Digest, ImageId, RepositoryName, Tag
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.layer_links import LayerLink
-from tests.support import images, v1_trees
+from tests.registry.bridge.both import OLD, V1, push_v1
+from tests.support import images, v1_images, v1_trees
 from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import Client
 from tests.support.processes import find
@@ -258,6 +259,17 @@ class TestABackup:
         assert 3 == Backup(driver, folder).run().removed_files
         assert copied_at == (tmp_path / "copy" / kept / "layer").stat().st_ino
         assert {f"{kept}/{name}" for name in ("json", "layer", "_blob")} == set(folder.walk(layout.IMAGES))
+
+    def test_keeps_an_image_that_the_store_lost(self, folder):
+        driver = MemoryDriver()
+        image = v1_images.make(1)
+        push_v1(Registry(driver), [image], name=OLD, tag=V1)
+        assert [] == Backup(driver, folder).run().damaged
+        copied = list(folder.walk(layout.IMAGES))
+        driver.remove(f"{layout.IMAGES}/{image.id}")
+        report = Backup(driver, folder).run()
+        assert [f"{layout.IMAGES}/{image.id}"] == [damage.path for damage in report.damaged]
+        assert copied == list(folder.walk(layout.IMAGES)) != []
 
     def test_has_a_tag_whose_removal_was_interrupted_and_no_reservation(self, folder):
         driver = MemoryDriver()

@@ -12,6 +12,7 @@ Blobs are verified while they are copied. A blob in the backup has been verified
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import suppress
 from typing import Final
@@ -26,6 +27,9 @@ from docker_registry.registry.names import Digest, RepositoryName
 
 #: Maximum attempts to read a repository whose manifests are deleted concurrently.
 _MAX_ATTEMPTS: Final = 10
+
+#: The id of an image in a file of a repository of API V1.
+_IMAGE_ID: Final = re.compile(rb"[0-9a-f]{64}")
 
 Snapshot = dict[str, bytes]
 
@@ -85,7 +89,7 @@ class Backup:
                 v1_tags | other_files | flags,
                 [path for path in self._folder.walk() if self._is_other_file(path)],
             )
-            self._remove_images(set(image_folders))
+            self._remove_images(set(image_folders), v1_tags)
             self._folder.set_complete(is_complete=True)
         return self._report
 
@@ -180,10 +184,26 @@ class Backup:
         existing = [copied for copied in self._folder.walk(path) if not layers or copied != f"{path}/layer"]
         self._write(snapshot, existing)
 
-    def _remove_images(self, folders: set[str]) -> None:
-        """Remove the images from the backup that the store does not have."""
-        found = self._folder.walk(layout.IMAGES)
-        self._write({}, [path for path in found if "/".join(path.split("/")[:2]) not in folders])
+    def _remove_images(self, folders: set[str], v1_repositories: Snapshot) -> None:
+        """
+        Remove the images from the backup that the store does not have, such as those evicted from a mirror.
+
+        An image that a repository names was not evicted but lost, so its copy is kept: it may be the only one.
+        """
+        named = {text.decode() for content in v1_repositories.values() for text in _IMAGE_ID.findall(content)}
+        removed, lost = [], set()
+        for path in self._folder.walk(layout.IMAGES):
+            image_id = path.split("/")[1]
+            folder = f"{layout.IMAGES}/{image_id}"
+            if folder in folders:
+                continue
+            if image_id in named:
+                lost.add(folder)
+            else:
+                removed.append(path)
+        for folder in sorted(lost):
+            self._report.add_damage(folder, "the store has lost this image, which a repository names")
+        self._write({}, removed)
 
     def _copy_layer(self, layer: Stat, digest: Digest | None, *, has_blob: bool) -> None:
         """Copy the layer of an image: create a hard link to its blob, or copy a legacy layer."""
