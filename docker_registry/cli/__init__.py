@@ -88,8 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     words = sys.argv[1:] if arguments is None else arguments
     parsed = build_parser().parse_args(words)
     try:
-        status = _run(getattr(parsed, "command", serve.COMMAND), parsed, words)
-        _flush_output()
+        try:
+            status = _run(getattr(parsed, "command", serve.COMMAND), parsed, words)
+        except OSError:
+            _write_output("\n")  # fails again if the output is the reason
+            raise
+        _write_output("")
         return status
     except RegistryError as error:
         print(f"docker-registry: {error}", file=sys.stderr)
@@ -102,16 +106,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return INCOMPLETE
 
 
-def _flush_output() -> None:
+def _write_output(end: str) -> None:
     """
-    Write buffered output; at exit, a failure would neither be explained nor determine the status.
+    Write what is buffered and *end*; at exit, a failure would neither be explained nor determine the status.
 
     Raises:
         BrokenPipeError: the reader has left.
         RegistryError: it cannot be written, such as to a full disk.
     """
     try:
-        print(end="", flush=True)
+        print(end=end, flush=True)
     except BrokenPipeError:
         raise
     except OSError as error:
