@@ -3,9 +3,9 @@ Access control for all operations of a client.
 
 An :class:`AccessPolicy` decides about repositories. The API applies it to the names in the URL of each request, and
 :class:`Access` to the other things that a request refers to: the source of a mount, the repositories that hold a
-digest. A repository that a client may not
-see becomes a *hidden* name (``is_hidden``). The storage paths of hidden names never exist, so every operation on one
-has the same result as in a repository that does not exist, and takes the same time.
+digest. A repository that a client may not see becomes a *hidden* name (``is_hidden``). The storage paths of hidden
+names never exist, so every operation on one has the same result as in a repository that does not exist, and takes the
+same time.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Final, Literal
 
 #: Why something changes: a request of a client (``push``, ``delete``), a task of the registry, or a command (``cli``).
-Reason = Literal["push", "delete", "retention", "gc", "mirror", "restore", "cli"]
+Reason = Literal["push", "delete", "gc", "mirror", "cli"]
 
 
 @dataclass(frozen=True, slots=True)

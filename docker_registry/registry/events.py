@@ -29,19 +29,19 @@ from docker_registry.registry.actor import Actor
 
 logger = logging.getLogger(__name__)
 
-repository_created: Final = Signal("A repository is there that was not: ``name``.")
+repository_created: Final = Signal("A repository was created: ``name``.")
 repository_updated: Final = Signal("A repository's list of images or its properties changed: ``name``.")
-repository_deleted: Final = Signal("A repository is gone: ``name``.")
+repository_deleted: Final = Signal("A repository was deleted: ``name``.")
 
-tag_created: Final = Signal("A tag was put, new or moved: ``name``, ``tag``.")
-tag_deleted: Final = Signal("A tag is gone: ``name``, ``tag``.")
+tag_created: Final = Signal("A tag was created or moved: ``name``, ``tag``.")
+tag_deleted: Final = Signal("A tag was deleted: ``name``, ``tag``.")
 
 before_put_image_json: Final = Signal(
     """
     An image of API V1 is about to be stored: ``image_id`` (text), ``image_json`` (a dict, as parsed).
 
-    The only signal of something that has not happened yet: it is sent as it is, not announced, so that a listener can
-    refuse the push by raising a :class:`~docker_registry.errors.RegistryError`.
+    The only signal that is sent before a change, and without :func:`announce`: a listener can refuse the push by
+    raising a :class:`~docker_registry.errors.RegistryError`.
     """
 )
 
@@ -53,7 +53,7 @@ def announce(signal: Signal, sender: object, actor: Actor, **what: object) -> No
     A listener cannot make the request fail: an exception is logged, and the next listener is called.
 
     Args:
-        actor: who made the change.
+        actor: the originator of the change.
     """
     for listener in signal.receivers_for(sender):
         try:

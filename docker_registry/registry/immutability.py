@@ -111,13 +111,6 @@ class ImmutableContent:
         if tag is not None:
             raise ContentImmutable(name=str(name), digest=str(digest), tag=tag)
 
-    def first_tag(self, name: RepositoryName) -> str | None:
-        """Return an immutable tag of a repository; None if it has none."""
-        for tag in self._budget.pace(self._tags.names(name) if self._immutable else ()):
-            if self._immutable.covers(str(name), tag) and self._tags.find(name, Tag(tag)) is not None:
-                return tag
-        return None
-
     def _find_dependent(self, name: RepositoryName, digest: Digest) -> str | None:
         """Return an immutable tag that depends on the content with a digest; None if there is none."""
         seen: set[Digest] = set()

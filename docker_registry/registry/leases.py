@@ -23,10 +23,9 @@ class Leases:
         {"holder": "0b5c…", "until": 1767225600.0, "seconds": 60.0, "process": "5f2e… pid:[4026531836] 4711 8123456"}
 
     A lease that ends later than twice its lifetime (``seconds``) from now was taken by a host whose clock is wrong, and
-    is free.
-    ``process`` is part of a lease that ends with its process: others that see the same processes find it free at once.
-    On a store without conditional writes every lease is granted, and on a full store those of work that frees space. So
-    the work must also be safe when two processes do it at the same time.
+    is free. ``process`` is part of a lease that ends with its process: other processes of the same machine find it free
+    at once. On a store without conditional writes every lease is granted, and on a full store those of work that frees
+    space. So the work must also be safe when two processes do it at the same time.
 
     Attributes:
         counts: number of calls of :meth:`take` by the kind of work, its name up to the first hyphen, and the result,
@@ -50,7 +49,8 @@ class Leases:
         Args:
             work: name of the work, used as a file name.
             seconds: lifetime of the lease, from now.
-            ends_with_process: whether the lease is free before that if this process has ended, where others can tell.
+            ends_with_process: whether the lease is free before that if this process has ended, to processes that can
+                detect its end.
             frees_space: whether the work frees space, so that the lease is granted on a full store, where it cannot be
                 written.
 
@@ -111,7 +111,7 @@ def this_process() -> str:
     """
     Return a text that identifies this process: boot of the machine, namespace of process ids, id and start.
 
-    Empty where the system does not tell.
+    Empty where the system does not provide these.
     """
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text("ascii").strip()

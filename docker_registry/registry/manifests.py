@@ -108,8 +108,8 @@ class Manifests:
                 if self.exists(name, digest):  # the source has stored it, perhaps with its media type
                     media_type = self.types.of(name, digest, found.value)
                 else:
-                    told, _ = manifest_payload.stored_media_type(found.value, self._json_budget.pace)
-                    media_type = told or manifest_payload.OCI_MANIFEST
+                    inferred, _ = manifest_payload.stored_media_type(found.value, self._json_budget.pace)
+                    media_type = inferred or manifest_payload.OCI_MANIFEST
                 descriptor = Descriptor(media_type, digest, len(found.value))
                 return Manifest(found.value, descriptor, found.origin)
         raise ManifestUnknown(name=str(name), reference=str(reference))

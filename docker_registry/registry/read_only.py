@@ -24,7 +24,7 @@ REFRESH_SECONDS: Final = 2.0
 
 MAX_WHY_CHARACTERS: Final = 500
 
-#: The reason when the file is damaged: a registry that may have to be read-only stays so.
+#: The reason if the file is damaged, which counts as read-only.
 _UNKNOWN: Final = "The registry is read-only."
 
 
@@ -90,7 +90,7 @@ class ReadOnly:
 
     def _read(self) -> str | None:
         try:
-            # A cache in front of the store is passed by, because another host may not share it.
+            # Bypasses a cache in front of the store, which other hosts may not share.
             if self._driver.capabilities.if_match:
                 content = self._driver.get_versioned(layout.READ_ONLY).content
             else:

@@ -2,10 +2,8 @@
 Sources: parts that are asked for content that the store does not have.
 
 The core of the registry first looks into the store, then asks its sources in order; the first that has the content
-answers. With no source, nothing more is looked up. The bridge to API V1 is a source of tags and repositories, a mirror
-(:mod:`docker_registry.registry.mirror`) one of tags, manifests and blobs; a trash would be another.
-
-A source never overrides the store: what the store has, no source is asked for.
+answers. A source is never asked for what the store has, so it cannot override the store. The bridge to API V1 is a
+source of tags and repositories, a mirror (:mod:`docker_registry.registry.mirror`) one of tags, manifests and blobs.
 """
 
 from __future__ import annotations
@@ -23,7 +21,7 @@ from docker_registry.registry.stored_file import ServedFile
 
 T = TypeVar("T")
 
-#: Message of the error for what is not here while the registry is read-only, so that it could not be stored.
+#: Message of the error for content that the store lacks while the registry is read-only: it could not be stored.
 NOTHING_FETCHED: Final = "The registry is read-only: it serves what it has, and fetches nothing."
 
 #: Pages without a tag that the client may see, after which a list ends.
@@ -33,14 +31,14 @@ _MAX_EMPTY_PAGES: Final = 20
 @dataclass(frozen=True, slots=True)
 class Origin:
     """
-    How far content of a source may be trusted.
+    The freshness and provenance of content of a source.
 
     Attributes:
         is_generated: whether the content was generated for this request, so that it has only one representation.
         expires: when the source must be asked again, on the monotonic clock (:func:`time.monotonic`); None if the
             answer is final.
         warning: a text for the client, sent as a ``Warning`` header (RFC 7234, section 5.5); empty for none.
-        fetched_from: the registry from which the content was fetched for this request; empty if it was here.
+        fetched_from: the registry from which the content was fetched for this request; empty if it was in the store.
     """
 
     is_generated: bool = False
@@ -67,7 +65,7 @@ class Blob:
         path: storage path of the bytes.
         is_new: whether :meth:`Blobs.put <docker_registry.registry.blobs.Blobs.put>` has just created it, as far as it
             knows; False from all other methods.
-        origin: says how far to trust a blob that a source had; None if the store had it.
+        origin: freshness and provenance of a blob that a source had; None if the store had it.
         file: delivers the bytes of a blob that is still being received; None if they are in the store.
         is_passed_on: whether the store will not have the bytes after *file* has been read.
     """
@@ -110,7 +108,7 @@ class TagSource(Protocol):
 
     def page(self, name: RepositoryName, count: int, last: str) -> Page | None:
         """
-        Return a page of the tags of a repository that is listed elsewhere only, not as a whole.
+        Return a page of the tags of a repository whose list of tags only its upstream has.
 
         Args:
             count: largest number of names.

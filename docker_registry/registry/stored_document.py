@@ -10,25 +10,26 @@ from typing import Any, Final, NoReturn
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
 from docker_registry.errors import PreconditionFailed
 
-#: Most digits of a whole number that a float can hold.
+#: Maximum number of digits of an integer; a float can hold any such integer.
 _MAX_DIGITS: Final = 300
 
 
 def parse(content: bytes) -> Any:
     """
-    Parse a document, in which numbers are finite, so that a damaged time is no time that never comes.
+    Parse a document.
 
     Raises:
-        ValueError: it is no JSON, nests too deeply, or contains NaN, Infinity or a number that no float can hold.
+        ValueError: the content is not JSON, is nested too deeply, or contains NaN, Infinity or a number that no float
+            can hold; a time like that would never be due.
     """
     try:
         return json.loads(content, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
     except RecursionError:
-        raise ValueError("the document nests too deeply") from None
+        raise ValueError("the document is nested too deeply") from None
 
 
 def _refuse(text: str) -> NoReturn:
-    raise ValueError(f"{text[:20]} is no number")
+    raise ValueError(f"{text[:20]} is not a finite number")
 
 
 def _finite(text: str) -> float:
