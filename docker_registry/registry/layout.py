@@ -86,7 +86,6 @@ PRIVATE_IS_COMPLETE: Final = f"{ROOT}/_v1/private-is-complete"
 PRIVATE_LAYERS: Final = f"{ROOT}/_v1/private-layers"
 
 _TAG_PREFIX: Final = "tag-"
-_HIDDEN_UPLOADS_PREFIX: Final = "hidden-"
 _STATE: Final = ".state"
 
 
@@ -231,26 +230,20 @@ def uploads(name: RepositoryName | None) -> str:
         name: None for uploads that belong to no repository yet. Uploads to a hidden repository are stored among those,
             and are purged with them.
     """
-    if name is None:
-        return f"{ROOT}/_uploads"
-    if name.is_hidden:
-        return f"{ROOT}/_uploads/{_HIDDEN_UPLOADS_PREFIX}{Digest.of(str(name).encode()).hex[:32]}"
-    return f"{REPOSITORIES}/{name.value}/_uploads"
-
-
-def is_hidden_uploads(path: str) -> bool:
-    """Return whether a folder is that of the unfinished uploads to a hidden repository."""
-    return path.startswith(f"{uploads(None)}/{_HIDDEN_UPLOADS_PREFIX}")
+    return f"{ROOT}/_uploads" if name is None or name.is_hidden else f"{REPOSITORIES}/{name.value}/_uploads"
 
 
 def upload(name: RepositoryName | None, upload_id: str) -> str:
     """The folder of the bytes that one upload session has received."""
+    if name is not None and name.is_hidden:
+        # Not in a folder for each name, of which empty ones would remain.
+        upload_id = f"hidden-{Digest.of(str(name).encode()).hex[:32]}-{upload_id}"
     return f"{uploads(name)}/{upload_id}"
 
 
 def upload_state(name: RepositoryName | None, upload_id: str) -> str:
     """The file with the state of one upload session."""
-    return f"{uploads(name)}/{upload_id}{_STATE}"
+    return f"{upload(name, upload_id)}{_STATE}"
 
 
 def read_upload(file_name: str) -> str:

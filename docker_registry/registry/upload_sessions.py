@@ -328,16 +328,10 @@ class UploadSessions:
     # ------------------------------------------------------------------------------------------------- steps
 
     def _ids(self, name: RepositoryName | None) -> set[str]:
-        """Return the ids of all sessions; without a repository also ``FOLDER/ID`` of those to hidden repositories."""
-        ids, folders = set[str](), [layout.uploads(name)]
-        for folder in folders:
-            with suppress(PathNotFound):
-                for path in self._pace(self._driver.list_directory(folder)):
-                    if folder == folders[0] and layout.is_hidden_uploads(path):
-                        folders.append(path)
-                    else:
-                        ids.add(layout.read_upload(path[len(folders[0]) + 1 :]))
-        return ids
+        with suppress(PathNotFound):
+            paths = self._driver.list_directory(layout.uploads(name))
+            return {layout.read_upload(path.rpartition("/")[2]) for path in self._pace(paths)}
+        return set()
 
     def _spread(self, upload: Upload) -> Upload:
         """Move bytes in the state file to an object of their own, as the state is rewritten with each chunk."""

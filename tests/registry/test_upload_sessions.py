@@ -1,7 +1,10 @@
 from __future__ import annotations
 
+import time
+
 import pytest
 
+from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import RangeInvalid, TooLarge, UploadUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.access import hide
@@ -166,6 +169,13 @@ class TestPurging:
         assert new.state in [stat.path for stat in driver.walk()]
         assert 1 == sessions.purge(None, -1)
         assert [] == list(driver.walk())
+
+    def test_leaves_no_folder_for_the_name_of_a_hidden_repository(self, tmp_path):
+        driver = FileDriver(str(tmp_path))
+        sessions = UploadSessions(driver, time.time)
+        bring(sessions, sessions.get(hide(NAME), sessions.start(hide(NAME)).id), b"x")
+        assert 1 == sessions.purge(None, -1)
+        assert [] == list((tmp_path / layout.uploads(None)).iterdir())
 
     def test_of_a_repository_without_uploads_does_nothing(self, sessions):
         assert 0 == sessions.purge(NAME, 0)
