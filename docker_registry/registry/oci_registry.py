@@ -117,9 +117,12 @@ class OciRegistry:
         """
         path = layout.probe(secrets.token_hex(8))
         self.driver.put_content(path, path.encode())
-        if self.driver.get_content(path) != path.encode():
+        try:
+            content = self.driver.get_content(path)
+        finally:
+            self.driver.remove(path)
+        if content != path.encode():
             raise StorageError("The store returned content that differs from what was written.")
-        self.driver.remove(path)
 
     def probe_reading(self) -> None:
         """

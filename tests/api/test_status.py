@@ -9,11 +9,28 @@ import socket
 import pytest
 
 from docker_registry import __version__
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.errors import StorageError
+from docker_registry.registry.oci_registry import OciRegistry
 from tests.support.clients.v1 import Docker, done, error
 from tests.support.processes import free_port
 from tests.support.servers.redis import redis_server  # noqa: F401 - a fixture
 from tests.support.servers.registry import Server
 from tests.support.v1_images import make
+
+
+class UnreadableDriver(MemoryDriver):
+    """A store that can only be written."""
+
+    def get_content(self, path):
+        raise StorageError(path=path)
+
+
+class DamagedDriver(MemoryDriver):
+    """A store that returns other content than was written."""
+
+    def get_content(self, path):
+        return super().get_content(path)[1:]
 
 
 @pytest.fixture(scope="module")
@@ -66,6 +83,12 @@ class TestTheStatus:
     def test_leaves_nothing_in_the_store(self, server, session):
         session.get(f"{server.url}/_status")
         assert not (server.store / "docker/registry/v2/_probes").exists()
+
+    @pytest.mark.parametrize("driver", [UnreadableDriver(), DamagedDriver()], ids=["unreadable", "damaged"])
+    def test_leaves_nothing_in_a_store_that_cannot_be_read(self, driver):
+        with pytest.raises(StorageError):
+            OciRegistry(driver).probe()
+        assert [] == list(driver.walk())
 
     def test_includes_a_configured_redis(self, tmp_path, session, redis_server):  # noqa: F811
         with Server(tmp_path / "store", **redis_server.environment) as server:
