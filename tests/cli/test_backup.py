@@ -262,13 +262,17 @@ class TestABackup:
 
     def test_keeps_an_image_that_the_store_lost(self, folder):
         driver = MemoryDriver()
-        image = v1_images.make(1)
+        image, short_id = v1_images.make(1), "c" * 16
         push_v1(Registry(driver), [image], name=OLD, tag=V1)
+        driver.put_content(f"{layout.IMAGES}/{short_id}/json", b"{}")
+        driver.put_content(f"{layout.IMAGE_REPOSITORIES}/library/old/tag_latest", short_id.encode())
         assert [] == Backup(driver, folder).run().damaged
         copied = list(folder.walk(layout.IMAGES))
-        driver.remove(f"{layout.IMAGES}/{image.id}")
+        lost = {f"{layout.IMAGES}/{image_id}" for image_id in (image.id, short_id)}
+        for path in lost:
+            driver.remove(path)
         report = Backup(driver, folder).run()
-        assert [f"{layout.IMAGES}/{image.id}"] == [damage.path for damage in report.damaged]
+        assert lost == {damage.path for damage in report.damaged}
         assert copied == list(folder.walk(layout.IMAGES)) != []
 
     def test_has_a_tag_whose_removal_was_interrupted_and_no_reservation(self, folder):

@@ -29,7 +29,7 @@ from docker_registry.registry.names import Digest, RepositoryName
 _MAX_ATTEMPTS: Final = 10
 
 #: The id of an image in a file of a repository of API V1.
-_IMAGE_ID: Final = re.compile(rb"[0-9a-f]{64}")
+_IMAGE_ID: Final = re.compile(rb"[0-9a-f]{64}|[0-9a-f]{16}")
 
 Snapshot = dict[str, bytes]
 
