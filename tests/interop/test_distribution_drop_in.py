@@ -206,6 +206,9 @@ class TestAServerInPlaceOfDistribution:
                 challenge = (refused.headers.get("WWW-Authenticate") or "")[:5]
                 found.append([*answers(url, credentials), (refused.status_code, challenge)])
 
+        for *_, content in found[0]:  # distribution 2 lists tags in the order of the file system
+            if isinstance(content, dict) and content.get("tags"):
+                content["tags"].sort()
         different = [both for both in zip(*found, strict=True) if both[0] != both[1]]
         if section == "proxy":
             # As a mirror distribution 2 answers 500 for an unknown digest, and parses a manifest before it refuses it.
