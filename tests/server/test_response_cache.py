@@ -530,7 +530,7 @@ class TestAChange:
                 assert {b" 404 "} == {answer[0][8:13] for answer in connection.ask(*requested)}
                 time.sleep(SETTLED_SECONDS)
 
-    @pytest.mark.parametrize("steps", [25, pytest.param(300, marks=pytest.mark.slow)])
+    @pytest.mark.parametrize("steps", [15, pytest.param(300, marks=pytest.mark.slow)])
     def test_of_any_kind_is_seen_at_once(self, server, slow, pushed, steps):
         """A random walk of changes by either server; after each both have the same responses, byte for byte."""
         chance = random.Random(20)

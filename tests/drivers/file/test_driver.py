@@ -311,17 +311,26 @@ class TestAFullDisk:
         driver.stream_write("b", [bytes(1024 * 1024)])
 
 
+#: Forks a writer for each line, because the imports of a new process take most of its time; prints its id and its end.
 WRITE_FOREVER = """
-import itertools, sys
+import itertools, os, sys
 from docker_registry.drivers.file import FileDriver
-driver = FileDriver(sys.argv[1])
-print("ready", flush=True)
-for turn in itertools.count():
-    content = bytes([turn % 256]) * 100_000
-    driver.put_content(f"a/{turn % 5}/content", content)
-    driver.stream_write(f"b/{turn % 3}", [content] * 5)
-    if turn % 7 == 0:
-        driver.remove("a/0")
+
+def write():
+    driver = FileDriver(sys.argv[1])
+    print("writer", os.getpid(), flush=True)
+    for turn in itertools.count():
+        content = bytes([turn % 256]) * 100_000
+        driver.put_content(f"a/{turn % 5}/content", content)
+        driver.stream_write(f"b/{turn % 3}", [content] * 5)
+        if turn % 7 == 0:
+            driver.remove("a/0")
+
+for _ in sys.stdin:
+    writer = os.fork()
+    if not writer:
+        write()
+    print("status", os.waitstatus_to_exitcode(os.waitpid(writer, 0)[1]), flush=True)
 """
 
 
@@ -330,21 +339,23 @@ class TestAKilledWriter:
         seed = random.randrange(2**32)
         print(f"seed {seed}")
         moments = random.Random(seed)
-        for _ in range(rounds):
-            writer = subprocess.Popen(
-                [sys.executable, "-c", WRITE_FOREVER, str(store)], cwd=ROOT, stdout=subprocess.PIPE
-            )
-            with writer:
-                writer.stdout.readline()
+        command = [sys.executable, "-c", WRITE_FOREVER, str(store)]
+        pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
+        with subprocess.Popen(command, cwd=ROOT, **pipes) as writers:
+            for _ in range(rounds):
+                print(file=writers.stdin, flush=True)
+                said, writer = writers.stdout.readline().split()
+                assert "writer" == said
                 time.sleep(moments.random() * 0.1)
-                writer.send_signal(signal.SIGKILL)
-            driver = FileDriver(str(store))
-            for stat in driver.walk():
-                content = driver.get_content(stat.path)
-                assert len(content) in (100_000, 500_000)
-                assert content == content[:1] * len(content)
-            driver.remove_leftovers(-1)
-            assert [] == left_in_staging(store)
+                os.kill(int(writer), signal.SIGKILL)
+                assert f"status {-signal.SIGKILL}\n" == writers.stdout.readline()
+                driver = FileDriver(str(store))
+                for stat in driver.walk():
+                    content = driver.get_content(stat.path)
+                    assert len(content) in (100_000, 500_000)
+                    assert content == content[:1] * len(content)
+                driver.remove_leftovers(-1)
+                assert [] == left_in_staging(store)
 
     def test_leaves_only_whole_files(self, tmp_path):
         self.kill(tmp_path / "store", 20)
