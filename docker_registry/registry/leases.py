@@ -23,9 +23,9 @@ class Leases:
         {"holder": "0b5c…", "until": 1767225600.0, "seconds": 60.0, "process": "5f2e… pid:[4026531836] 4711 8123456"}
 
     A lease that ends later than twice its lifetime (``seconds``) from now was taken by a host whose clock is wrong, and
-    is free. ``process`` is part of a lease that ends with its process: other processes of the same machine find it free
-    at once. On a store without conditional writes every lease is granted, and on a full store those of work that frees
-    space. So the work must also be safe when two processes do it at the same time.
+    is free. ``process`` is part of a lease that ends with its process: other processes in its namespace of process ids
+    find it free at once. On a store without conditional writes every lease is granted, and on a full store those of
+    work that frees space. So the work must also be safe when two processes do it at the same time.
 
     Attributes:
         counts: number of calls of :meth:`take` by the kind of work, its name up to the first hyphen, and the result,
