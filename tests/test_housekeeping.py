@@ -13,6 +13,7 @@ from docker_registry.errors import StorageError, StorageFull
 from docker_registry.registry import layout
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.services.store import search_identity
 
 CONTENT = b"a blob without references"
 DIGEST = Digest.of(CONTENT)
@@ -124,6 +125,13 @@ def test_need_not_rebuild_a_search_index_that_the_command_has_rebuilt(tmp_path, 
         built.search_updates.missed.note()
         assert 0 == main(["reindex"])
         assert not built.search_updates.missed.all()
+
+
+def test_finds_the_notes_about_a_search_index_after_a_change_of_its_password():
+    urls = (f"postgresql://{address}/search" for address in ("me:o/l@d@db", "me:new@db", "me:new@other"))
+    configs = [Config(storage="memory", search_backend="sqlalchemy", sqlalchemy_index_database=url) for url in urls]
+    old, new, other = map(search_identity, configs)
+    assert old == new != other
 
 
 def test_fills_the_new_search_index_of_each_host(tmp_path, monkeypatch):

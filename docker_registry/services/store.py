@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import socket
 from collections.abc import Callable
 from dataclasses import fields
@@ -62,10 +63,14 @@ def search_database(config: Config) -> str:
 
 
 def search_identity(config: Config) -> str:
-    """Return a text that differs for the search indexes of hosts that have one each."""
+    """
+    Return a text that differs for the search indexes of hosts that have one each.
+
+    It contains no user and password, which may change while the index cannot be reached.
+    """
     database = search_database(config)
     host = socket.gethostname() if database == _TEMPORARY_DATABASE else ""
-    return f"{config.search_backend} {database} {host}"
+    return f"{config.search_backend} {re.sub('//.*@', '//', database)} {host}"
 
 
 def open_driver(
