@@ -88,7 +88,7 @@ def report_of(record: logging.LogRecord, redactor: Redactor) -> ErrorReport:
 
     def redacted(text: str) -> str:
         shown = redactor.redact(text, secrets)[:MAX_MESSAGE_CHARACTERS]
-        return shown.encode("utf-8", "backslashreplace").decode()  # a name of a file may be no UTF-8
+        return shown.encode("utf-8", "backslashreplace").decode()  # names of files need not be UTF-8
 
     parts = [] if error is None else traceback.format_exception(error)  # one for each call, and one for each message
     frames = _frames(None if error is None else error.__traceback__)

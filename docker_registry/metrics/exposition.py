@@ -34,7 +34,7 @@ def expose(numbers: Numbers, workers: int, accept: str) -> tuple[bytes, str]:
     registry.register(_Collector(numbers, workers))
     try:
         encode, content_type = choose_encoder(accept)
-    except TypeError:  # the library compares a version that is no number
+    except TypeError:  # raised by the library for a version that is not a number
         encode, content_type = choose_encoder("")
     return encode(registry), content_type
 

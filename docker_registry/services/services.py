@@ -291,7 +291,7 @@ def _add_legacy(
         The registry, and the bridge.
 
     Raises:
-        ConfigError: ``v1_platform`` is no platform.
+        ConfigError: ``v1_platform`` is not a platform.
     """
     from docker_registry.registry.bridge.bridge import Bridge
     from docker_registry.registry.mirror.platforms import parse_platforms

@@ -6,7 +6,7 @@ Notes in the store that a search index lacks changes, so that it is rebuilt even
     docker/registry/v2/_search/<index>/<random>     {}
 
 There is one note for each worker that could not reach the index. The worker removes its own when it has caught up;
-a rebuilding of the index removes those that it found when it began.
+a rebuild of the index removes those that it found when it began.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class MissedUpdates:
     def note(self) -> None:
         """Note that this worker has changes that the index lacks; a store that fails is only logged, and once."""
         try:
-            if not self._driver.has_file(self._own):  # a rebuilding may have removed it
+            if not self._driver.has_file(self._own):  # a rebuild may have removed it
                 self._driver.put_content(self._own, b"{}")
             self._is_noted, self._is_failing = True, False
         except StorageError as error:
             if not self._is_failing:
-                logger.warning("the store has no note that the search index lacks changes: %s", error)
+                logger.warning("the store could not record that the search index lacks changes: %s", error)
             self._is_failing = True
 
     def settle(self) -> None:
@@ -55,11 +55,11 @@ class MissedUpdates:
         self._is_noted = False
         try:
             store_removal.remove(self._driver, self._own)
-        except StorageError as error:  # the index is rebuilt once too often
+        except StorageError as error:  # costs one needless rebuild
             logger.warning("the note about the search index cannot be removed: %s", error)
 
     def leave(self) -> None:
-        """Leave the note of this worker, which cannot catch up, to a rebuilding; the next note is another one."""
+        """Leave the note of this worker, which cannot catch up, to the next rebuild; a later note is a new one."""
         self._own, self._is_noted = self._new(), False
 
     def all(self) -> Sequence[str]:

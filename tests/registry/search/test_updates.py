@@ -164,7 +164,7 @@ class TestAnUnreachableIndex:
         updates, others = listen(slow, store, driver), [MissedUpdates(driver, name) for name in ("index", "another")]
         happens(store, events.repository_created, driver)
         wait_until(others[0].all)
-        others[0].forget(others[0].all())  # as a rebuilding does that began before the next failure
+        others[0].forget(others[0].all())  # as a rebuild does that began before the next failure
         wait_until(others[0].all)
         assert () == others[1].all()
         slow.errors.clear()
@@ -180,10 +180,9 @@ class TestAnUnreachableIndex:
         with monkeypatch.context() as patch:
             patch.setattr(driver, "has_file", fail)
             happens(store, events.repository_created, driver)
-            wait_until(lambda: updates.failures > 5)
-        assert ["will be updated", "no note"] == [
-            text for text in ("will be updated", "no note") for each in caplog.records if text in each.getMessage()
-        ]
+            wait_until(lambda: updates.failures > 2)
+        first, second = (record.getMessage() for record in caplog.records)
+        assert ("will be updated" in first, "could not record" in second) == (True, True)
         wait_until(updates.missed.all)
         slow.errors.clear()
         assert updates.flush()
@@ -223,7 +222,7 @@ class TestAnUnreachableIndex:
         (record,) = caplog.records
         assert "it will be rebuilt" in record.getMessage()
         assert 1 == len(updates.missed.all())
-        updates.missed.forget(updates.missed.all())  # as the rebuilding does
+        updates.missed.forget(updates.missed.all())  # as the rebuild does
         slow.errors = [StorageUnavailable()]
         happens(store, events.repository_created, driver)
         assert updates.flush()
