@@ -40,8 +40,8 @@ def pytest_collection(session):
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_auto_num_workers(config):
-    """Run one process more than there are processors, because tests also wait for clients, timers and disks."""
-    return len(os.sched_getaffinity(0)) + 1
+    """Run two processes more than there are processors, because tests also wait for clients, timers and disks."""
+    return len(os.sched_getaffinity(0)) + 2
 
 
 @pytest.hookimpl(optionalhook=True)

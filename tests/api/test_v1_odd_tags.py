@@ -11,6 +11,7 @@ from tests.api.conftest import unique
 from tests.support.clients.v1 import Docker, done, error
 from tests.support.clients.v2 import OCI_INDEX, OCI_MANIFEST, Client, digest_of, encoded
 from tests.support.images import OCI_CONFIG, OCI_LAYER, descriptor, make_image, make_index, push
+from tests.support.timing import wait_until
 from tests.support.v1_images import make
 
 _numbers = itertools.count(700_000)
@@ -105,8 +106,12 @@ class TestATagWithoutAV1Form:
         assert {image.text, tags["v2"], *expected.values()} == {entry["id"] for entry in listed}
         assert 404 == error(docker.get(f"/repositories/{name}/tags/odd/json"))[0]
         done(docker.get(f"/repositories/{name}/json"), 200)
-        found = done(docker.get("/search", params={"q": name}), 200).json()["results"]
-        assert [name] == [result["name"] for result in found]
+
+        def found():
+            results = done(docker.get("/search", params={"q": name}), 200).json()["results"]
+            return [result["name"] for result in results]
+
+        wait_until(lambda: [name] == found(), found)  # the index follows the store
 
     def test_may_be_the_only_tag_of_a_repository(self, docker, client):
         name = unique("v1")
