@@ -47,11 +47,13 @@ class Catalog:
         """Return all names, in ASCII order."""
         return self._listings.names(layout.CATALOG, layout.read_catalog_entry)
 
-    def enter(self, name: RepositoryName) -> None:
-        """Add a repository; call this before writing the first link or manifest in it."""
+    def enter(self, name: RepositoryName) -> bool:
+        """Add a repository before the first link or manifest in it is written; return False if it was there."""
         entry = layout.catalog_entry(name)
-        if not self._driver.has_file(entry):
-            self._driver.put_content(entry, b"")
+        if self._driver.has_file(entry):
+            return False
+        self._driver.put_content(entry, b"")
+        return True
 
     def leave(self, name: RepositoryName) -> None:
         """
@@ -212,9 +214,8 @@ class Repositories:
         """Add a repository to the catalog and to *entered*; return False if it is there or does not exist."""
         if str(name) in entered or not self.exists(name):
             return False
-        self._catalog.enter(name)
         entered.add(str(name))
-        return True
+        return self._catalog.enter(name)  # a push may have added it since the catalog was read
 
     def _forget(self, name: RepositoryName) -> None:
         entry = layout.catalog_entry(name)

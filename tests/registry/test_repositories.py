@@ -43,6 +43,13 @@ class TestRepositories:
         assert (0, 1) == registry.run_housekeeping(3600)
         assert ("new/one",) == registry.repositories.page(100).names
 
+    def test_that_are_pushed_meanwhile_do_not_count_as_written_by_others(self, registry, monkeypatch):
+        catalog = registry.repositories._catalog
+        names = [*catalog.names()]
+        push(registry, "pushed")
+        monkeypatch.setattr(catalog, "names", lambda: names)
+        assert (0, 0) == registry.run_housekeeping(3600)
+
     def test_that_others_removed_leave_the_catalog_when_they_are_old(self, registry, driver):
         for name in ("old", "young"):
             push(registry, name)
