@@ -18,6 +18,7 @@ from tests.support.clients.v2 import Client
 from tests.support.servers.redis import own_redis
 from tests.support.servers.registry import Server
 from tests.support.servers.truncating_proxy import CuttingProxy
+from tests.support.timing import wait_until
 
 #: Cached listings expire after 5 seconds; then a request reaches the application once.
 ATTEMPTS = 30
@@ -93,8 +94,14 @@ class TestALayer:
 
         repeat(counted, ask)
         repeat(counted, lambda: session.head(blob[0]).raise_for_status())
-        sizes = [line.split()[-3] for line in server.log.read_text().splitlines() if "GET /v2/acme/web/blobs/" in line]
-        assert {str(len(LAYER))} == set(sizes)
+
+        def sizes():
+            """Return the sizes in the log, whose lines are written a little later."""
+            lines = server.log.read_text().rpartition("\n")[0].splitlines()
+            return {line.split()[-3] for line in lines if "GET /v2/acme/web/blobs/" in line}
+
+        wait_until(sizes)
+        assert {str(len(LAYER))} == sizes()
 
     def test_is_sent_in_parts(self, session, counted, blob):
         def ask():
