@@ -579,7 +579,7 @@ print("done", flush=True)
 
 class TestAWaitingWorker:
     def check(self, hold, release, *arguments):
-        """Let a worker wait for a lock, which is released when other greenlets were served."""
+        """Hold a lock for which a worker waits until the worker has served other greenlets."""
         with subprocess.Popen(
             [sys.executable, "-c", COOPERATIVE, *arguments],
             cwd=ROOT,
