@@ -137,7 +137,7 @@ class Invalidation:
 
     @cached_property
     def _is_visible_at_once(self) -> bool:
-        """Whether each write is visible when it returns, also in a batch; this is so in all object stores."""
+        """Whether a write in a batch is visible when it returns, as in all object stores."""
         return self._store.capabilities.pages
 
     @contextmanager
