@@ -19,14 +19,10 @@ class MemoryDriver(StorageDriver):
 
     capabilities = Capabilities(if_match=True, remove_if_match=True)
 
-    def __init__(self, *, now: Callable[[], float] = time.time) -> None:
-        """
-        Args:
-            now: the clock of modification times, seconds since the Unix epoch.
-        """
+    def __init__(self) -> None:
         self._files: dict[str, tuple[bytes, float]] = {}
         self._lock = threading.RLock()
-        self._now = now
+        self._now: Callable[[], float] = time.time  # the clock of modification times
         self._last_time = 0.0
 
     def get_content(self, path: str) -> bytes:
