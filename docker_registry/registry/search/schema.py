@@ -6,8 +6,8 @@ The database tables of the search index, their creation, and the takeover of the
     search_repository    name, description, private, searchable, generation     one row for each repository
     search_index         id 1, schema, generation, complete                     one row, and the lock of all writers
 
-Searches match against ``searchable``: the name and the description, case folded. ``generation`` counts reindexings; a
-row with the current generation was written after the last reindexing began.
+Searches match against ``searchable``: the name and the description, case folded. ``generation`` counts
+reindexings and deletions; a row with a generation of at least that of a reindexing was written after it began.
 
 The tables of docker-registry 0.7 to 0.9 (``version``, and ``repository`` with quoted names in narrow columns) are read
 once, when the new tables are created in the same database, and are left unchanged: the old server may run beside this

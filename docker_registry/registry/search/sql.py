@@ -110,16 +110,28 @@ class SqlIndex(SearchIndex):
         See :class:`SearchIndex`.
 
         Rows are replaced in small transactions, so that other writers are not blocked. Rows written by them meanwhile
-        are newer than *entries* and are kept. At the end all rows of older generations are deleted.
+        are newer than *entries* and are kept. Repositories that are new to the index are looked up again if a deletion
+        ran while their batch was collected. At the end all rows of older generations are deleted.
         """
-        generation = self._write(_begin_generation)
+        generation = current = self._write(_begin_generation)
         count = 0
         for batch in _batches(entries):
-            self._write(partial(_replace, batch=batch, generation=generation))
+            previous, (current, added) = current, self._write(partial(_replace, batch=batch, generation=generation))
+            if current != previous:
+                self._remove_deleted(added)
             count += len(batch)
             time.sleep(_PAUSE_SECONDS)
         self._write(partial(_end_generation, generation=generation))
         return count
+
+    def _remove_deleted(self, names: Iterable[str]) -> None:
+        """Remove the rows of repositories that no longer exist in the store."""
+        for name in names:
+            if self._look_up is None or self._look_up(name) is not None:
+                continue
+            self.delete(name)
+            if (entry := self._look_up(name)) is not None:  # pushed again, perhaps before the row was removed
+                self.put(entry)
 
     def is_complete(self) -> bool:
         """See :class:`SearchIndex`."""
@@ -214,7 +226,8 @@ def _put(connection: Connection, entry: Entry) -> None:
 
 
 def _delete(connection: Connection, name: str) -> None:
-    _lock(connection)
+    # The new generation tells a reindexing that an entry it has read may be that of a deleted repository.
+    _begin_generation(connection)
     _delete_row(connection, name)
 
 
@@ -228,16 +241,22 @@ def _begin_generation(connection: Connection) -> int:
     return generation
 
 
-def _replace(connection: Connection, batch: Mapping[str, Entry], generation: int) -> None:
-    """Write a batch of a reindexing; rows written by others after the reindexing began are newer and are kept."""
-    _lock(connection)
+def _replace(connection: Connection, batch: Mapping[str, Entry], generation: int) -> tuple[int, list[str]]:
+    """
+    Write a batch of a reindexing; rows written by others after the reindexing began are newer and are kept.
+
+    Returns:
+        The current generation, and the names that had no row before.
+    """
+    current = _lock(connection)
     in_batch = REPOSITORY.c.name.in_(batch)
-    older = REPOSITORY.c.generation < generation
-    newer = set(connection.execute(select(REPOSITORY.c.name).where(in_batch, not_(older))).scalars())
-    connection.execute(delete(REPOSITORY).where(in_batch, older))
-    rows = [row(entry, generation) for entry in batch.values() if entry.name not in newer]
+    query = select(REPOSITORY.c.name, REPOSITORY.c.generation).where(in_batch)
+    stored: dict[str, int] = {found.name: found.generation for found in connection.execute(query)}
+    connection.execute(delete(REPOSITORY).where(in_batch, REPOSITORY.c.generation < generation))
+    rows = [row(entry, generation) for name, entry in batch.items() if stored.get(name, 0) < generation]
     if rows:
         connection.execute(insert(REPOSITORY), rows)
+    return current, [name for name in batch if name not in stored]
 
 
 def _end_generation(connection: Connection, generation: int) -> None:

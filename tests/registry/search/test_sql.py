@@ -288,6 +288,21 @@ class TestAReindexing:
         assert ["acme/pushed"] == found(index)
         assert ["acme/pushed", "acme/web"] == found(index, private=True)
 
+    def test_does_not_restore_a_repository_that_is_deleted_meanwhile(self, url, opened):
+        store = {name: Entry(name) for name in ("acme/api", "acme/gone", "acme/web")}
+        index, another = opened(url, store.get), opened(url)
+        another.put(store["acme/api"])
+
+        def entries():
+            yield from list(store.values())
+            for name in list(store):
+                del store[name]
+                another.delete(name)
+            store["acme/web"] = Entry("acme/web")  # pushed again
+
+        index.reindex(entries())
+        assert ["acme/web"] == found(index)
+
     def test_that_is_interrupted_deletes_nothing(self, index):
         fill(index, "acme/web")
 
