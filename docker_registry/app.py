@@ -74,6 +74,7 @@ def _add_hooks(app: Application, services: Services, origin: ClientOrigin) -> No
     app.observers = services.observers
     app.metrics_collector = services.metrics_collector
     app.health, app.brief_calls = services.health, services.brief_calls
+    app.finish = services.search_updates.finish
     app.log_format, app.trusted_proxies, app.tls = config.log_format, services.trusted_proxies, config.tls
     flask_app.record_context(app)
     if services.mirror is not None:

@@ -185,6 +185,7 @@ class Application(Flask):
         brief_calls: to which the worker tells whether it serves a single client.
         health: to which the worker reports that the server is stopping.
         metrics_collector: to which the worker adds its own limits; None if metrics are off.
+        finish: the worker calls it after its last request, for work that requests have left to the background.
         body_memory: memory budget for the bodies of all requests; what a request reserves is released when it ends.
         path_prefix: the path below which the registry is.
         serves_v2: whether API V2 is served, so that errors below its paths have its form.
@@ -199,6 +200,7 @@ class Application(Flask):
     brief_calls: object = None
     health: Health | None = None
     metrics_collector: object = None
+    finish: Callable[[], object] | None = None
     body_memory: MemoryBudget
     path_prefix: PathPrefix | None = None
     serves_v2: bool = True

@@ -24,6 +24,7 @@ import mmap
 import os
 import signal
 import socket as plain_socket
+from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any, ClassVar, Final
@@ -113,6 +114,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self._cache = ResponseCache() if is_permitted(self.cfg, self.log) else None
         self._observation = Observation()
         self._health: Health | None = None
+        self._finish: Callable[[], object] | None = None
         self._common: CommonParts | None = None  # of requests; None if gunicorn must parse all of them
 
     def patch(self) -> None:
@@ -149,6 +151,8 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         self.server_class = self._acceptor
         try:
             super().run()
+            if self._finish is not None:
+                self._finish()
         finally:
             self._observation.deliver()
             self._observation.close()
@@ -192,6 +196,7 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """Connect the worker to the access log and to the application's observers, metrics and health state."""
         application = self.wsgi
         self._health = getattr(application, "health", None)
+        self._finish = getattr(application, "finish", None)
         log = None
         if isinstance(self.log, AccessLog):
             log = self.log.observer(getattr(application, "log_format", "text"))

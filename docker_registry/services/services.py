@@ -220,6 +220,7 @@ def build(config: Config, driver: StorageDriver | None = None, *, v1: bool | Non
         search_updates = SearchUpdates(search_index, search_entries.look_up, missed)
         if not isinstance(search_index, NullIndex):
             search_updates.connect(registry.driver)
+            opened.callback(search_updates.finish)
         error_reporting = ErrorReporting(error_reporters(config, registry.leases), Redactor(secret_values(config)))
         opened.callback(error_reporting.close)
         observers: list[Observer] = []

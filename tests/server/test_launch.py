@@ -21,6 +21,7 @@ import requests
 from docker_registry.logs.setup import start_logging
 from docker_registry.server import launch
 from tests.support.clients.v2 import Client, digest_of
+from tests.support.images import make_image, push
 from tests.support.processes import free_port, listens
 from tests.support.servers.registry import ROOT, Server
 from tests.support.timing import wait_until
@@ -77,6 +78,13 @@ class TestSigterm:
         answer = requests.put(url, params={"digest": DIGEST}, data=slowly(), timeout=30)
         assert 201 == answer.status_code
         server.process.wait(60)
+
+    def test_completes_the_search_index(self, tmp_path):
+        indexed = tmp_path / "indexed"
+        environment = {"SEARCH_BACKEND": "tests.support.slow_index", "INDEXED": str(indexed)}
+        with Server(tmp_path / "store", **environment) as server, Client(server.url) as client:
+            push(client, "acme/web", "v1", make_image("indexed", layers=1))
+        assert ["acme/web"] == indexed.read_text().split()
 
 
 class TestAWorker:

@@ -116,6 +116,11 @@ class SearchUpdates:
         self._flushing.clear()
         return self._thread is None
 
+    def finish(self, timeout_seconds: float = 2.0) -> None:
+        """Write all queued updates before the process ends; those that take longer are noted as missed."""
+        if self._thread is not None and (self._failing or not self.flush(timeout_seconds)):
+            self.missed.note()
+
     def _on_event(self, _sender: object, *, name: RepositoryName, **_: object) -> None:
         self.queue(str(name))
 

@@ -171,6 +171,23 @@ class TestAnUnreachableIndex:
         assert updates.flush()
         assert [] == list(others[0].all())
 
+    def test_is_noted_in_the_store_when_the_process_ends(self, slow, store, driver):
+        slow.free.clear()
+        updates = listen(slow, store, driver)
+        updates.finish()
+        assert () == updates.missed.all()
+        happens(store, events.repository_created, driver)
+        updates.finish(0.05)
+        assert 1 == len(updates.missed.all())
+        slow.errors = [StorageUnavailable() for _ in range(10_000)]
+        slow.free.set()
+        wait_until(lambda: updates.failures)
+        updates.missed.forget(updates.missed.all())
+        updates.finish()
+        assert 1 == len(updates.missed.all())
+        slow.errors.clear()
+        assert updates.flush()
+
     def test_is_noted_later_if_the_store_is_unreachable_too(self, slow, store, driver, monkeypatch, caplog):
         def fail(_):
             raise StorageUnavailable
