@@ -134,6 +134,17 @@ def test_finds_the_notes_about_a_search_index_after_a_change_of_its_password():
     assert old == new != other
 
 
+def test_does_not_confuse_the_search_indexes_of_hosts_that_have_sqlite_files_at_one_path(tmp_path, monkeypatch):
+    config = Config(storage="memory", search_backend="sqlalchemy", sqlalchemy_index_database="sqlite:///search.db")
+    identities = []
+    for host in ("a", "b", "a"):
+        (tmp_path / host).mkdir(exist_ok=True)
+        monkeypatch.chdir(tmp_path / host)
+        identities.append(search_identity(config))
+    assert identities[0] == identities[2] != identities[1]
+    assert ["search.db-identity"] == [path.name for path in (tmp_path / "a").iterdir()]
+
+
 def test_fills_the_new_search_index_of_each_host(tmp_path, monkeypatch):
     driver = MemoryDriver()
     hosts = [Leases(driver)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import re
+import secrets
 import socket
 from collections.abc import Callable
 from dataclasses import fields
@@ -35,6 +36,9 @@ if TYPE_CHECKING:
 
 #: URL of the search database if the store is not on a local disk.
 _TEMPORARY_DATABASE: Final = "sqlite:////tmp/docker-registry.db"
+
+#: The path in the URL of an SQLite file.
+_SQLITE_FILE: Final = re.compile(r"sqlite(?:\+\w+)?:///(?!:memory:|file:)([^?]+)")
 
 
 def storage_folder(config: Config) -> Path | None:
@@ -70,7 +74,32 @@ def search_identity(config: Config) -> str:
     """
     database = search_database(config)
     host = socket.gethostname() if database == _TEMPORARY_DATABASE else ""
+    if config.sqlalchemy_index_database and (path := _SQLITE_FILE.match(database)) is not None:
+        host = _file_identity(Path(path[1]))
     return f"{config.search_backend} {re.sub('//.*@', '//', database)} {host}"
+
+
+def _file_identity(database: Path) -> str:
+    """
+    Return a random text, kept in a file beside an SQLite file; the name of the host where that cannot be written.
+
+    The name of a host alone would not do: that of a container changes although the file remains.
+    """
+    path = database.with_name(f"{database.name}-identity")
+    new = path.with_name(f"{path.name}-{secrets.token_hex(8)}")
+    try:
+        if not path.exists():
+            try:
+                new.write_text(secrets.token_hex(16), "ascii")
+                new.chmod(0o644)  # commands may run as another user than workers
+                os.link(new, path)
+            except FileExistsError:  # another process created it first
+                pass
+            finally:
+                new.unlink(missing_ok=True)
+        return path.read_text("ascii", "replace")
+    except OSError:
+        return socket.gethostname()
 
 
 def open_driver(
