@@ -15,19 +15,44 @@ if TYPE_CHECKING:
 
 
 def run(arguments: argparse.Namespace) -> int:
-    """Back up the store and print a report; may be interrupted and repeated."""
+    """
+    Back up the store and print a report; may be interrupted and repeated.
+
+    Raises:
+        ConfigError: the folder of the backup is that of the store, inside it, or around it.
+    """
     from docker_registry import services
+    from docker_registry.errors import ConfigError
     from docker_registry.registry.maintenance.backup import Backup
     from docker_registry.registry.maintenance.backup_folder import BackupFolder
 
-    driver = services.open_store(load_config())
+    config, folder = load_config(), Path(arguments.folder)
+    store = services.storage_folder(config)
+    if store is not None and (_is_within(folder, store) or _is_within(store, folder)):
+        raise ConfigError(f"The folder of the backup must be outside of that of the store, {store}.")
+    driver = services.open_store(config)
     line = ProgressLine()
-    backup = Backup(driver, BackupFolder(Path(arguments.folder)), verify_all=arguments.verify, progress=line.show)
+    backup = Backup(driver, BackupFolder(folder), verify_all=arguments.verify, progress=line.show)
     try:
         report = backup.run()
     finally:
         line.end()
     return print_report(report, as_json=arguments.json)
+
+
+def _is_within(inner: Path, outer: Path) -> bool:
+    """Return whether a folder is another one, or is below it, by whichever path."""
+    resolved = inner.resolve()
+    identity = _identity(outer)
+    return identity is not None and any(_identity(each) == identity for each in (resolved, *resolved.parents))
+
+
+def _identity(folder: Path) -> tuple[int, int] | None:
+    try:
+        status = folder.stat()
+    except OSError:  # it does not exist yet, or cannot be seen
+        return None
+    return status.st_dev, status.st_ino
 
 
 def print_report(report: CopyReport, *, as_json: bool) -> int:

@@ -221,6 +221,47 @@ class TestABackup:
         again = json.loads(run(store, "backup", str(backup), "--json", "--verify"))
         assert (1, []) == (again["copiedFiles"], again["damaged"])
 
+    @pytest.mark.parametrize("place", ["store", "store/copy", "", "other"])
+    def test_into_a_folder_with_other_content_changes_nothing(self, filled, tmp_path, place):
+        shutil.copytree(filled / "store", tmp_path / "all/store", symlinks=True)
+        upload = tmp_path / "all/store" / layout.ROOT / "_uploads/5e03c31d-00f3-4993-8483-b660d21cf94a.state"
+        for path in (upload, tmp_path / "all/other/images/holiday.jpg", tmp_path / "all/other/repositories/mine.git"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(b"content")
+        (tmp_path / "all/other/letter").write_bytes(b"content")
+        (tmp_path / "link").symlink_to(tmp_path / "all/store")
+        before = set((tmp_path / "all").rglob("*"))
+        said = run(tmp_path / "link", "backup", str(tmp_path / "all" / place), status=2)
+        assert "The folder" in said
+        assert "Traceback" not in said
+        assert before == set((tmp_path / "all").rglob("*"))
+
+    def test_keeps_files_beside_it_and_has_keys_for_its_owner_only(self, folder, tmp_path):
+        driver, keys = MemoryDriver(), (image_layout.TOKEN_KEY, f"{layout.AUTH}/signing-keys")
+        (tmp_path / "copy").mkdir(mode=0o755)
+        for path in keys:
+            driver.put_content(path, b"secret")
+        Backup(driver, folder).run()
+        (tmp_path / "copy" / keys[0]).chmod(0o644)  # as an earlier version wrote it
+        (tmp_path / "copy/README").write_bytes(b"")
+        Backup(driver, folder).run()
+        assert [0o600] * 2 == [(tmp_path / "copy" / path).stat().st_mode & 0o777 for path in keys]
+        assert (tmp_path / "copy/README").exists()
+
+    def test_leaves_out_large_files_that_are_made_again(self, folder):
+        driver, digest, image_id = MemoryDriver(), Digest.of(b"plain"), ImageId.parse("a" * 64)
+        derived = image_layout.derived(image_id)
+        left_out = (
+            image_layout.unpacked_layer(digest),
+            image_layout.unpacked_from(Digest.of(b"zipped"), digest),
+            image_layout.file_list(derived),
+            image_layout.changes(derived),
+        )
+        for path in (*left_out, image_layout.derived_image(image_id)):
+            driver.put_content(path, b"plain")
+        Backup(driver, folder).run()
+        assert [image_layout.derived_image(image_id)] == list(folder.walk())
+
     def test_that_is_incomplete_is_not_restored(self, store, tmp_path):
         with BackupFolder(tmp_path / "copy").writing():
             BackupFolder(tmp_path / "copy").set_complete(is_complete=False)

@@ -758,7 +758,7 @@ DOMAIN = {
         "store_removal",
         "v1.image_layout",
     },
-    "maintenance.backup_folder": set(),
+    "maintenance.backup_folder": {"layout", "maintenance.store_paths"},
     "maintenance.copy_report": {"names"},
     "maintenance.restoration": {
         "layout",

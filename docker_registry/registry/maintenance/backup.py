@@ -63,6 +63,7 @@ class Backup:
         Make the backup a copy of the store.
 
         Raises:
+            ConfigError: the folder contains something other than a backup.
             StorageError: the store cannot be read, or the backup cannot be written; the next run resumes.
         """
         with self._folder.writing():
@@ -287,7 +288,9 @@ class Backup:
         return {path: content for path, content in snapshot.items() if path not in store_paths.FLAGS}
 
     def _is_other_file(self, path: str) -> bool:
-        return not _is_in(path, layout.BLOBS, layout.REPOSITORIES, layout.IMAGES)
+        """Return whether a file of the backup belongs to no repository, image or blob, but may be that of a store."""
+        is_of_store = _is_in(path, layout.ROOT, layout.IMAGE_REPOSITORIES)
+        return is_of_store and not _is_in(path, layout.BLOBS, layout.REPOSITORIES)
 
     def _read_below(self, path: str) -> Snapshot:
         return self._read_files(self._driver.walk(path))

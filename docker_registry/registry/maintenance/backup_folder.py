@@ -26,10 +26,15 @@ from typing import Any, Final, Literal
 
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.paths import check_path
-from docker_registry.errors import PathInvalid, StorageError
+from docker_registry.errors import ConfigError, PathInvalid, StorageError
+from docker_registry.registry import layout
+from docker_registry.registry.maintenance import store_paths
 
 _RESERVED: Final = ".docker-registry"
 _BLOCK_BYTES: Final = 1024 * 1024
+
+#: Mode of files with keys and tokens.
+_SECRET_MODE: Final = 0o600
 
 #: Errors of file systems without hard links, and of a file that has the maximum number of them: 65,000 on ext4.
 _NO_LINKS: Final = {errno.EPERM, errno.EMLINK, errno.ENOTSUP, errno.ENOSYS}
@@ -53,10 +58,15 @@ class BackupFolder:
         Create the directory, readable by its owner only, and hold its lock during the block.
 
         Raises:
+            ConfigError: the directory contains something other than a backup, which a backup could overwrite or remove.
             StorageError: the directory cannot be written, or another command holds the lock.
         """
         with _translated(self._root, "written"):
             self._root.mkdir(mode=0o700, parents=True, exist_ok=True)
+            if not self._may_be_backup():
+                raise ConfigError(
+                    f"The folder {self._root} contains files that are no backup. Choose an empty folder, or a new one."
+                )
             self._state_folder.mkdir(parents=True, exist_ok=True)
             with (self._state_folder / "lock").open("ab") as lock:
                 try:
@@ -64,6 +74,13 @@ class BackupFolder:
                 except BlockingIOError:
                     raise StorageError(f"Another process is writing the backup {self._root}.") from None
                 yield
+
+    def _may_be_backup(self) -> bool:
+        """Return whether the directory is empty, a backup, or a copy of a store that another program made."""
+        # Some file systems have lost+found, .snapshot or the like in their root.
+        names = {path.name for path in self._root.iterdir() if path.name[0] != "." and path.name != "lost+found"}
+        is_backup = (self._state_folder / "state.json").exists() or (self._root / layout.ROOT).is_dir()
+        return is_backup or names in (set(), {layout.IMAGES, layout.IMAGE_REPOSITORIES})
 
     def set_complete(self, *, is_complete: bool) -> None:
         """Record durably whether the backup is complete, after syncing everything written before."""
@@ -127,10 +144,12 @@ class BackupFolder:
                 yield block
 
     def put(self, path: str, content: bytes) -> bool:
-        """Write a small file; return False if it already has this content."""
-        if self.read(path) == content:
+        """Write a small file, a secret for its owner only; return False if the file is there with this content."""
+        target, is_secret = self._full_path(path), store_paths.is_secret(path)
+        is_current = self.read(path) == content
+        if is_current and not (is_secret and target.stat().st_mode & 0o077):  # earlier versions wrote it for all users
             return False
-        self._write(self._full_path(path), [content], sync=False)
+        self._write(target, [content], sync=False, is_secret=is_secret)
         return True
 
     def write(self, path: str, blocks: Iterable[Bytes]) -> int:
@@ -188,10 +207,12 @@ class BackupFolder:
     def _full_path(self, path: str) -> Path:
         return self._root / check_path(path)
 
-    def _write(self, target: Path, blocks: Iterable[Bytes], *, sync: bool) -> int:
+    def _write(self, target: Path, blocks: Iterable[Bytes], *, sync: bool, is_secret: bool = False) -> int:
         size = 0
         self._temporary.unlink(missing_ok=True)  # may be a hard link to a blob, if a command died while linking
         with _translated(target, "written"), self._temporary.open("xb") as file:
+            if is_secret:
+                os.fchmod(file.fileno(), _SECRET_MODE)
             for block in blocks:
                 file.write(block)
                 size += len(block)

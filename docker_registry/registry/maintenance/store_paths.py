@@ -8,15 +8,18 @@ from typing import Final
 from docker_registry.errors import DigestInvalid
 from docker_registry.registry import layout
 from docker_registry.registry.names import Digest
+from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.layer_links import LayerLink
 
 #: Files that are specific to one store or temporary: the identity for caches, leases, probes, unfinished uploads,
-#: transfers from upstreams, notes about search indexes, and blobs that will be removed.
+#: transfers from upstreams, notes about search indexes, and blobs that will be removed. Large files that are computed
+#: again when they are needed: uncompressed copies of layers, and file lists and diffs of derived images.
 #: The flags of the indexes of private repositories and of the repositories of images are excluded, so that the next
 #: start rebuilds the indexes.
 _EXCLUDED: Final = re.compile(
     rf"{layout.ROOT}/(_identity|_v1/(private-is|memberships-are)-complete|_leases/.*|_probes/.*|_uploads/.*|_transfers/.*)"
     rf"|{layout.ROOT}/(_restoring|_removed/.*|_search/.*)"
+    rf"|({image_layout.UNPACKED}|{image_layout.UNPACKED_FROM})/.*|{image_layout.DERIVED}/[^/]+/_(filelist|changes).*"
     rf"|{layout.REPOSITORIES}/.*/_uploads/.*"
     rf"|{layout.IMAGES}/[^/]+/_received/.*"
 )
@@ -31,6 +34,11 @@ FLAGS: Final = (layout.CATALOG_COMPLETE,)
 def belongs(path: str) -> bool:
     """Return whether a file is part of a backup."""
     return _EXCLUDED.fullmatch(path) is None
+
+
+def is_secret(path: str) -> bool:
+    """Return whether a file holds keys or tokens, which only the owner of a store may read."""
+    return path.startswith(f"{layout.AUTH}/") or path == image_layout.TOKEN_KEY
 
 
 def linked_digest(path: str) -> Digest | None:
