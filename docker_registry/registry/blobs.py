@@ -182,16 +182,21 @@ class Blobs:
                 repositories that have the blob.
 
         Raises:
-            BlobUnknown: the blob does not exist there, or the actor may not see it.
+            BlobUnknown: the blob does not exist there, its bytes are not in the store, or the actor may not see it.
+            UpstreamError: a source must prove that it has the blob, and cannot be asked, or has other content.
         """
         if source is None:
             is_allowed = self._access.may_mount(actor.principal, digest)
             blob = self.stat_anywhere(digest)
         else:
             is_allowed = self._access.may_pull(actor.principal, source)
-            blob = self.stat(source if is_allowed else hide(source), digest)
-            if blob.origin is not None:  # a source may have it without its bytes being in the store
-                blob = self.stat_anywhere(digest)
+            readable = source if is_allowed else hide(source)
+            blob = self.stat(readable, digest)
+            if blob.origin is not None:  # its upstream says so; to get bytes that others have pushed, it must prove it
+                self.stat_anywhere(digest)
+                blob = self.get_readable(readable, digest)
+            if blob.file is not None:  # still being received
+                raise BlobUnknown(digest=str(digest))
         if not is_allowed:
             raise BlobUnknown(digest=str(digest))
         self.link(name, digest)

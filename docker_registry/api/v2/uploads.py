@@ -9,7 +9,7 @@ from flask import Blueprint, Response
 from docker_registry.api import requests
 from docker_registry.api.client_origin import ClientOrigin
 from docker_registry.api.flask_app import PlainResponse, current_request
-from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid
+from docker_registry.errors import BlobUnknown, DigestInvalid, NameInvalid, UpstreamError
 from docker_registry.registry.names import CANONICAL, Digest, RepositoryName, parse_algorithm
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.registry.sources import Blob
@@ -83,7 +83,7 @@ def _mount(registry: OciRegistry, name: RepositoryName, parameters: Mapping[str,
         digest = Digest.parse(parameters["mount"])
         from_name = RepositoryName.parse(source) if source else None
         return registry.blobs.mount(name, digest, from_name, actor=requests.actor("push"))
-    except (BlobUnknown, DigestInvalid, NameInvalid):
+    except (BlobUnknown, DigestInvalid, NameInvalid, UpstreamError):
         return None  # fall back to an upload ("Mounting a blob from another repository")
 
 

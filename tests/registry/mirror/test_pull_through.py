@@ -138,6 +138,8 @@ class TestAnImageOfAnUpstream:
         assert 201 == created.status_code
         upstream.contents[f"{THERE}/{BLOB}"] = Answer(bytes(len(LARGE)))
         assert (502, "UNAVAILABLE") == code(mirrored.get(BLOB))
+        mount = f"/v2/another/blobs/uploads/?mount={digest_of(LARGE)}&from={NAME}"
+        assert 202 == mirrored.client.post(mount).status_code
         del upstream.contents[f"{THERE}/{BLOB}"]
         assert (404, "BLOB_UNKNOWN") == code(mirrored.get(BLOB))
 
@@ -160,9 +162,16 @@ class TestAnImageOfAnUpstream:
 
     def test_is_mounted_only_when_it_is_here(self, mirrored):
         mount = f"/v2/mine/blobs/uploads/?mount={digest_of(LARGE)}&from={NAME}"
-        assert 404 == mirrored.client.post(mount).status_code or 202 == mirrored.client.post(mount).status_code
+        assert 202 == mirrored.client.post(mount).status_code
         pull(mirrored)
         assert 201 == mirrored.client.post(mount).status_code
+
+    def test_is_mounted_if_the_upstream_proves_that_it_has_it(self, mirrored, upstream):
+        assert 201 == mirrored.client.post(f"/v2/ours/blobs/uploads/?digest={digest_of(LARGE)}", data=LARGE).status_code
+        mounts = [f"/v2/mine/blobs/uploads/?mount={digest_of(LARGE)}&from={name}" for name in (NAME, "up.example/none")]
+        assert [201, 202] == [mirrored.client.post(mount).status_code for mount in mounts]
+        upstream.stop()
+        assert [201, 202] == [mirrored.client.post(mount).status_code for mount in mounts], "the upload begins"
 
     def test_has_blobs_of_unknown_length(self, mirrored, upstream):
         upstream.contents[f"{THERE}/{BLOB}"] = Answer(LARGE, announced=None)
