@@ -119,6 +119,8 @@ class Transfer(ArrivingContent):
             with self._buffers.transfer():
                 for resumes in count():
                     try:
+                        if resumes:
+                            self._resume()
                         self._receive_stream()
                         break
                     except (UpstreamUnavailable, UpstreamTimeout) as error:
@@ -128,7 +130,6 @@ class Transfer(ArrivingContent):
                             "%s of %s: resumed at byte %d after: %s",
                             self.content, self.content.upstream.name, self._pieces.end, cause_of(error),
                         )  # fmt: skip
-                        self._resume()
             if self.size is None:
                 self.size = self._pieces.end
             self._is_complete = True

@@ -70,6 +70,15 @@ class TestABrokenTransfer:
         assert LARGE == mirrored.get(BLOB).data
         assert [(None, None), (f"bytes={len(LARGE) // 2}-", ETAG["ETag"])] == ranges
 
+    def test_is_continued_by_a_later_attempt_if_one_gets_no_answer(self, mirrored, upstream):
+        answers, ranges = breaking(lambda headers: part_of(LARGE, headers))
+        silent = Answer(raw=b"")  # the client asks again at once if a connection is closed
+        upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: (
+            silent if 1 < len(upstream.requests) < 2 * MAX_RESUMES else answers(headers)
+        )
+        assert LARGE == mirrored.get(BLOB).data
+        assert 2 == len(ranges)
+
     def test_is_continued_by_an_upstream_without_ranges(self, mirrored, upstream):
         upstream.contents[f"{THERE}/{BLOB}"], ranges = breaking(lambda headers: Answer(LARGE))
         assert LARGE == mirrored.get(BLOB).data
