@@ -16,7 +16,7 @@ from typing import Any, Final, Protocol
 from urllib.parse import urlencode, urlsplit
 
 from docker_registry.concurrency import KeyedLocks
-from docker_registry.errors import UpstreamError
+from docker_registry.errors import UpstreamDenied, UpstreamError
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.mirror import hosts
 from docker_registry.registry.mirror.challenge import Challenge, parse_challenges
@@ -48,7 +48,11 @@ class _Token:
 
 
 class TokenRequest(Protocol):
-    """Sends a GET request to a token server, follows no redirect, and returns the body if the status is 200."""
+    """
+    Sends a GET request to a token server, follows no redirect, and returns the body if the status is 200.
+
+    Raises UpstreamDenied for status 401 and 403, and another UpstreamError for all others.
+    """
 
     def __call__(self, url: str, headers: Mapping[str, str], max_bytes: int) -> bytes: ...
 
@@ -97,10 +101,12 @@ class Authenticator:
             None if there is no challenge that this registry can answer.
 
         Raises:
+            UpstreamDenied: the token server denies access.
             UpstreamError: the token server does not issue a token, or is not one that may receive the credentials.
         """
         challenges = {each.scheme: each for each in reversed(parse_challenges(www_authenticate))}
         if "bearer" in challenges:
+            self._uses_basic = False  # the upstream has begun to issue tokens
             with self._locks.hold(repository):
                 current = self.header(repository)
                 if current is not None and current != rejected:  # another request got a new one meanwhile
@@ -136,16 +142,26 @@ class Authenticator:
         if scope:
             query["scope"] = scope
         url = f"{realm}{'&' if '?' in realm else '?'}{urlencode(query)}"
-        headers = {}
-        if self._credentials is not None:
-            headers["Authorization"] = self._credentials.get(renew=is_rejected).header
-        token = _read_token(self._ask(url, headers, MAX_TOKEN_BYTES), self._now())
+        token = _read_token(self._ask_with_login(url, is_rejected=is_rejected), self._now())
         if token is None:
             raise UpstreamError(
                 "The token server of the upstream registry sent no token.", upstream=self._upstream.name
             )
         self._tokens.put(repository, token)
         return token.header
+
+    def _ask_with_login(self, url: str, *, is_rejected: bool) -> bytes:
+        """Ask a token server; once more if it refuses a login that has changed since it was read."""
+        if self._credentials is None:
+            return self._ask(url, {}, MAX_TOKEN_BYTES)
+        login = self._credentials.get(renew=is_rejected)
+        try:
+            return self._ask(url, {"Authorization": login.header}, MAX_TOKEN_BYTES)
+        except UpstreamDenied:
+            renewed = login if is_rejected else self._credentials.get(renew=True)
+            if renewed == login:
+                raise
+        return self._ask(url, {"Authorization": renewed.header}, MAX_TOKEN_BYTES)
 
     def _check_realm(self, realm: str) -> None:
         """

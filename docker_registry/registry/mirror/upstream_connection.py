@@ -15,7 +15,7 @@ from typing import Final
 import requests
 
 from docker_registry.concurrency import deadline
-from docker_registry.errors import UpstreamError, UpstreamLimited, UpstreamTimeout, UpstreamUnavailable
+from docker_registry.errors import UpstreamDenied, UpstreamError, UpstreamLimited, UpstreamTimeout, UpstreamUnavailable
 from docker_registry.registry.mirror import hosts, responses
 from docker_registry.registry.mirror.adapter import UpstreamSession
 from docker_registry.registry.mirror.authenticator import Authenticator
@@ -304,6 +304,10 @@ class UpstreamConnection:
             self.reachability.record_refusal(status)
         if status == responses.LIMITED:
             raise UpstreamLimited(retry_after_seconds=responses.retry_after(response), upstream=self.upstream.name)
+        if status in _REFUSALS:
+            raise UpstreamDenied(
+                "The token server of the upstream registry denies access.", status=status, upstream=self.upstream.name
+            )
         if status != 200:
             raise UpstreamError(
                 "The token server of the upstream registry sent no token.", status=status, upstream=self.upstream.name

@@ -171,6 +171,17 @@ class TestAPassword:
         assert {200} == pull(open_mirror(**LOGIN))
         assert 1 == sum("authorization" not in headers for _, _, headers in upstream.requests), "asked once"
 
+    def test_is_not_sent_any_more_to_an_upstream_that_begins_to_issue_tokens(self, open_mirror, upstream):
+        challenge = {"WWW-Authenticate": 'Basic realm="a"'}
+        upstream.guard = lambda path, headers: (
+            None if headers.get("authorization") == BASIC else Answer(status=401, headers=challenge)
+        )
+        mirrored = open_mirror(**LOGIN)
+        assert 200 == mirrored.get("manifests/v1").status_code
+        hub = Hub(upstream)
+        assert {200} == pull(mirrored)
+        assert 1 == len(hub.queries)
+
     def test_is_sent_to_no_other_host(self, open_mirror, upstream):
         with Upstream() as elsewhere:
             hub = Hub(upstream, elsewhere)
@@ -220,6 +231,21 @@ class TestAPassword:
         assert f"get {upstream.url}\n" == (tmp_path / "asked").read_text()
         helper.write_text("#!/bin/sh\nexit 1\n")
         assert 503 == open_mirror(command=str(helper), insecure=True).get("manifests/v2").status_code
+
+    def test_of_a_helper_is_asked_for_again_when_the_token_server_refuses_it(self, open_mirror, upstream, tmp_path):
+        helper, secret = tmp_path / "docker-credential-test", tmp_path / "secret"
+        secret.write_text('{"Username": "robot", "Secret": "old"}')
+        helper.write_text(f"#!/bin/sh\necho >> '{tmp_path}/runs'; exec cat '{secret}'\n")
+        helper.chmod(0o700)
+        hub = Hub(upstream)
+        issue = hub.issue
+        hub.issue = lambda headers: issue(headers) if headers["authorization"] == BASIC else Answer(status=401)
+        mirrored = open_mirror(command=str(helper), insecure=True)
+        assert 502 == mirrored.get("manifests/v1").status_code
+        secret.write_text('{"Username": "robot", "Secret": "s3cret"}')
+        assert {200} == pull(mirrored)
+        assert [BASIC] == [authorization for _, authorization in hub.queries]
+        assert "\n" * 3 == (tmp_path / "runs").read_text()
 
     def test_that_everyone_may_use_is_warned_of(self, open_mirror, caplog):
         open_mirror(**LOGIN).services.check_start()

@@ -18,6 +18,7 @@ from docker_registry.registry.leases import this_process
 from docker_registry.registry.mirror.tag_records import TagRecords
 from docker_registry.registry.names import RepositoryName, Tag
 from tests.registry.mirror.conftest import NAME, THERE, Mirrored
+from tests.registry.mirror.test_authentication import Hub
 from tests.support.images import make_image
 from tests.support.servers.upstream import Answer
 from tests.support.timing import wait_until
@@ -157,8 +158,12 @@ class TestAKnownTag:
         gc.collect()
         assert gone() is None
 
-    def test_is_not_served_to_anyone_when_the_upstream_denies_access(self, pulled, upstream):
-        upstream.contents[PATH] = Answer(status=403)
+    @pytest.mark.parametrize("is_token_server", [False, True])
+    def test_is_not_served_to_anyone_when_the_upstream_denies_access(self, pulled, upstream, is_token_server):
+        if is_token_server:
+            Hub(upstream).issue = lambda headers: Answer(status=401)
+        else:
+            upstream.contents[PATH] = Answer(status=403)
         age(pulled, 3600)
         assert 502 == pulled.get("manifests/v1").status_code
 
