@@ -57,7 +57,10 @@ class MirroredReferrers:
 
     def list(self, name: RepositoryName, subject: Digest) -> Mapping[Digest, dict[str, Any]]:
         """
-        Return the descriptors of the referrers of a manifest; the last known ones while the upstream cannot be asked.
+        Return the descriptors of the referrers of a manifest.
+
+        The last known ones are returned while the upstream cannot be asked, or allows only a few more pulls: where it
+        lacks the referrers API, the request for its tag counts as a pull.
 
         Raises:
             UpstreamError: the upstream cannot be asked, or its answer is invalid, and none are known; or it denies
@@ -68,7 +71,8 @@ class MirroredReferrers:
             return {}
         with self._locks.hold((str(name), subject)):
             checked, known = self._read_record(name, subject)
-            if known is not None and 0 <= self._now() - checked < remote.upstream.ttl_seconds:
+            is_fresh = 0 <= self._now() - checked < remote.upstream.ttl_seconds
+            if known is not None and (is_fresh or remote.client.connection.is_nearly_limited):
                 return known
             try:
                 entries = self._ask(remote, subject)

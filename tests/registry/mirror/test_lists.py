@@ -154,6 +154,18 @@ class TestReferrers:
         assert digests(1) == referrers(mirrored)
         assert 200 == mirrored.get(f"referrers/{digest_of(b'other')}").status_code
 
+    def test_that_are_known_are_not_asked_for_while_few_pulls_are_left(self, mirrored, upstream, driver):
+        upstream.contents[FALLBACK] = index(1)
+        assert digests(1) == referrers(mirrored)
+        few = {"ratelimit-limit": "100;w=21600", "ratelimit-remaining": "9;w=21600"}
+        upstream.contents[f"{THERE}/manifests/none"] = Answer(status=404, headers=few)
+        assert 404 == mirrored.get("manifests/none").status_code
+        record = json.dumps({"checked": 1, "manifests": [entry(1)]}).encode()
+        driver.put_content(layout.mirrored_referrers(RepositoryName(NAME), Digest.parse(IMAGE.digest)), record)
+        upstream.requests.clear()
+        assert digests(1) == referrers(mirrored)
+        assert [] == upstream.requests
+
     @pytest.mark.parametrize(
         "answer",
         [
