@@ -25,6 +25,7 @@ from docker_registry.auth.external import https_documents
 from docker_registry.auth.external.key_sets import FileKeys, KeySource, parse_jwks
 from docker_registry.auth.external.names import is_identity
 from docker_registry.auth.external.remote_keys import RemoteKeys
+from docker_registry.auth.rules.patterns import MAX_WILDCARDS, compile_wildcards, count_wildcards
 from docker_registry.auth.tokens import json_web_tokens
 from docker_registry.auth.tokens.json_web_tokens import ALGORITHMS, SKEW_SECONDS
 from docker_registry.errors import AuthorityUnavailable, ConfigError, Unauthorized
@@ -35,13 +36,9 @@ VERSION_PREFIX: Final = "oidc:"
 #: Maximum number of groups of a workload.
 MAX_GROUPS: Final = 100
 
-#: Maximum wildcards in a pattern of a claim: each multiplies the time to find out that a long text does not match.
-MAX_WILDCARDS: Final = 4
-
 _DISCOVERY: Final = "/.well-known/openid-configuration"
 _REQUIRED: Final = ("iss", "aud", "exp", "iat")
 _CLAIM: Final = re.compile(r"\$\{([A-Za-z0-9_.:/-]{1,128})\}")
-_WILDCARDS: Final = re.compile(r"(\*\*|\*)")
 
 
 @dataclass(frozen=True, slots=True)
@@ -226,11 +223,9 @@ def _compile(url: str, pattern: str) -> re.Pattern[str]:
     Raises:
         ConfigError: the pattern is empty or has too many wildcards.
     """
-    parts = _WILDCARDS.split(pattern)
-    if not pattern or len(parts) > 2 * MAX_WILDCARDS + 1:
+    if not pattern or count_wildcards(pattern) > MAX_WILDCARDS:
         raise ConfigError(f"auth.oidc: a pattern in match of {url} is empty or has more than {MAX_WILDCARDS} wildcards")
-    wildcards = {"*": "[^/]*", "**": ".*"}
-    return re.compile("".join(wildcards.get(part) or re.escape(part) for part in parts), re.DOTALL)
+    return compile_wildcards(pattern)
 
 
 def _texts(claim: object) -> list[str]:

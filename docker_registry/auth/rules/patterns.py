@@ -9,6 +9,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass, field
 from functools import lru_cache
+from itertools import count
 from typing import Final
 
 _USER: Final = "${user}"
@@ -17,7 +18,7 @@ _PARTS: Final = re.compile(r"(\*\*|\*|\$\{user\})")
 #: Characters of the literal parts: those of names and tags of either API.
 _LITERAL: Final = re.compile(r"[A-Za-z0-9._/-]*")
 
-#: Each further wildcard multiplies the time to find out that a long name does not match.
+#: Maximum number of wildcards in a pattern.
 MAX_WILDCARDS: Final = 4
 
 #: What a user name must look like to stand for a path component.
@@ -53,11 +54,11 @@ class Pattern:
             raise ValueError("may only contain letters, digits, . _ - / and the wildcards *, ** and ${user}")
         if "***" in text:
             raise ValueError("contains ***; use * or **")
-        if text.count("*") - text.count("**") > MAX_WILDCARDS:
+        if count_wildcards(text) > MAX_WILDCARDS:
             raise ValueError(f"contains more than {MAX_WILDCARDS} wildcards")
         first = literals[0]
         is_literal = first == text
-        return cls(text, first if is_literal else first[: first.rfind("/") + 1], _compile(text))
+        return cls(text, first if is_literal else first[: first.rfind("/") + 1], compile_wildcards(text))
 
     @property
     def literal(self) -> str:
@@ -92,6 +93,33 @@ def _replaced(text: str, user: str) -> Pattern | None:
     return Pattern.parse(text.replace(_USER, user)) if _COMPONENT.fullmatch(user) else None
 
 
-def _compile(text: str) -> re.Pattern[str]:
-    wildcards = {"*": "[^/]*", "**": ".*"}
-    return re.compile("".join(wildcards.get(part) or re.escape(part) for part in _PARTS.split(text)))
+def count_wildcards(text: str) -> int:
+    """Return the number of wildcards in a pattern."""
+    return text.count("*") - text.count("**")
+
+
+def compile_wildcards(text: str) -> re.Pattern[str]:
+    """
+    Return the expression of a pattern with ``*`` and ``**``, to be used with ``fullmatch``.
+
+    The text between two wildcards is matched at its first possible position only, which suffices: the second wildcard
+    can match what a later position would. So a text that does not match takes at most the square of its length, instead
+    of a power that grows with each wildcard.
+    """
+    numbers = count()
+
+    def at_first(expression: str) -> str:
+        # Nothing tries again within a lookahead that has matched. Python 3.10 has no atomic groups.
+        number = next(numbers)
+        return f"(?=(?P<g{number}>{expression}))(?P=g{number})"
+
+    def without_crossing(part: str, *, is_last: bool) -> str:
+        begin, *others = (re.escape(literal) for literal in part.split("*"))
+        end = f"[^/]*{others.pop()}" if is_last and others else ""
+        return begin + "".join(at_first(f"[^/]*?{literal}") for literal in others) + end
+
+    *parts, last = text.split("**")
+    expressions = [without_crossing(part, is_last=False) for part in parts]
+    middle = [at_first(f".*?{expression}") for expression in expressions[1:]]
+    end = without_crossing(last, is_last=True)
+    return re.compile("".join([*expressions[:1], *middle, f".*{end}" if parts else end]), re.DOTALL)

@@ -115,6 +115,26 @@ class TestARule:
         assert seconds < 50e-6
 
 
+class TestAPattern:
+    @pytest.mark.parametrize(
+        ("pattern", "matching", "others"),
+        [
+            ("*-rc*", ["-rc", "a-rc", "a-rc-rc1"], ["rc", "a/-rc", "a-rc/b"]),
+            ("a/*/c", ["a/b/c", "a//c"], ["a/b/b/c", "a/c", "a/b/c/c"]),
+            ("**a*b", ["a/ab", "ab/ab", "axb", "x/a/ab"], ["a/b", "ab/", "ab/a"]),
+            ("a**b*b**c", ["abbc", "a/b/bxb/c", "ab/bb/c"], ["ab/bc", "abc", "abbcx"]),
+        ],
+    )
+    def test_matches_wherever_its_wildcards_can_stand(self, pattern, matching, others):
+        found = Pattern.parse(pattern)
+        assert matching == [name for name in [*matching, *others] if found.matches(name)]
+
+    @pytest.mark.parametrize("pattern", ["*a*a*a*ab/", "**a**a**a**ab/", "**a*a**a*ab/"])
+    def test_rejects_a_long_name_in_milliseconds(self, pattern):
+        found = Pattern.parse(pattern)
+        assert min(timeit.repeat(lambda: found.matches("a" * 253 + "b/b/"), number=1, repeat=3)) < 0.1
+
+
 class TestARulesFile:
     @pytest.mark.parametrize(
         ("content", "line", "sentence"),
