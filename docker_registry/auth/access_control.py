@@ -62,7 +62,8 @@ class ImageGrant:
     The content of a verified token of API V1.
 
     Attributes:
-        holder: the user and its version, as :meth:`AccessControl.holder` wrote them.
+        holder: the user with its version and groups, as :meth:`AccessControl.holder` wrote them; empty if the registry
+            had no access control when it issued the token.
         access: ``read``, ``write`` or ``delete``.
         expires: when the token ends, seconds since the Unix epoch.
     """
@@ -254,7 +255,7 @@ class AccessControl:
         return replace(known, groups=found.groups, grant=found.grant, version=found.user_version)
 
     def holder(self, client: Client) -> str:
-        """Return the user of a client in the form that a token of API V1 carries."""
+        """Return the user of a client, its version and its groups, a line each, as a token of API V1 carries them."""
         version = "" if client.is_anonymous else client.version or self.logins.user_version(client.name)
         holder = f"{client.name}\n{version}"
         with_groups = "\n".join((holder, *sorted(client.groups)))
@@ -266,8 +267,10 @@ class AccessControl:
 
     def _verify_image_token(self, header: str, address: Address | None) -> Client:
         found = self.read_image_token(header)
-        name, version, *groups = ("\n" if found is None else found.holder).split("\n")
-        if found is None or not name or (name != ANONYMOUS_NAME and not self.logins.is_current(name, version)):
+        if found is None or not found.holder:  # without access control, tokens name no user
+            raise Unauthorized("Requires authorization", error="invalid_token")
+        name, version, *groups = found.holder.split("\n")
+        if name != ANONYMOUS_NAME and not self.logins.is_current(name, version):
             raise Unauthorized("Requires authorization", error="invalid_token")
         actions = _IMAGE_ACTIONS[found.access]
         make_uncacheable()

@@ -258,6 +258,12 @@ class TestAStoreThatWasOpen:
                 assert 200 == world.docker("root").push("bob/later", listed)
                 assert [listed.layer] == world.docker("bob").pull("bob/later")
 
+    def test_refuses_the_tokens_that_it_issued(self, tmp_path):
+        driver, path = MemoryDriver(), "/v1/repositories/alice/open"
+        app = create_app(build(Config(storage="memory"), driver)).test_client()
+        token = app.put(path, data="[]").headers["X-Docker-Token"]
+        assert 401 == World(tmp_path, driver).app.get(f"{path}/images", headers={"Authorization": token}).status_code
+
     def test_does_not_turn_claims_into_memberships(self, tmp_path):
         driver, image = MemoryDriver(), fresh()
         world = World(tmp_path, driver)
