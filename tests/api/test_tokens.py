@@ -22,6 +22,7 @@ from docker_registry.auth.tokens.signing_keys import (
     ACTIVATION_DELAY_SECONDS,
     OVERLAP_SECONDS,
     PATH,
+    REFRESH_SECONDS,
     SigningKey,
     SigningKeys,
 )
@@ -468,6 +469,13 @@ class TestASigningKey:
         here, there = SigningKeys(driver, now=clock), SigningKeys(driver, now=clock)
         assert here.current().key_id == there.current().key_id
 
+    def test_is_parsed_again_only_if_the_file_has_changed(self, keys, clock):
+        key = keys.current()
+        clock.now += REFRESH_SECONDS
+        assert keys.current() is key
+        assert keys.rotate() is not key
+        assert 2 == len(keys.all())
+
     def test_is_read_again_after_the_clock_was_set_back(self, clock):
         driver = MemoryDriver()
         here, there = SigningKeys(driver, now=clock), SigningKeys(driver, now=clock)
@@ -510,7 +518,7 @@ class TestASigningKey:
 
     def test_that_is_damaged_is_an_error(self, keys):
         endless = {"keys": [{**keys.current().to_json(), "created": math.nan}]}
-        for content in (b"{", json.dumps(endless).encode()):
+        for content in (b"", b"{", json.dumps(endless).encode()):
             keys._driver.put_content(PATH, content)
             with pytest.raises(Exception, match="damaged"):
                 SigningKeys(keys._driver).current()
