@@ -18,6 +18,7 @@ import binascii
 import logging
 import time
 from collections.abc import Callable, Iterable
+from datetime import timezone
 from email.utils import parsedate_to_datetime
 from pathlib import Path
 from typing import Final
@@ -109,7 +110,10 @@ class PrivilegedKey:
         """Return whether no date header of a request differs from the clock by more than MAX_AGE_SECONDS."""
         for text in (value for name, value in pairs if name.lower() in _DATE_HEADERS):
             try:
-                seconds = parsedate_to_datetime(text).timestamp()
+                found = parsedate_to_datetime(text)
+                # "-0000" (RFC 5322, section 3.3), as Python's formatdate() writes it, is UTC; without a zone too.
+                date = found if found.tzinfo is not None else found.replace(tzinfo=timezone.utc)
+                seconds = date.timestamp()
             except (ValueError, TypeError, OverflowError):
                 return False
             if abs(seconds - self._now()) > MAX_AGE_SECONDS:

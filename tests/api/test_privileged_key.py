@@ -6,6 +6,7 @@ import base64
 import random
 import shutil
 import subprocess
+import time
 from email.utils import formatdate
 
 import pytest
@@ -120,6 +121,19 @@ class TestASignature:
         later = formatdate(clock.now, usegmt=True)
         is_signed = name == "X-Docker-Date"
         assert is_signed != key.verify("GET", "/v1/x", [headers[0], (name, later)])
+
+
+    @pytest.mark.parametrize("zone", ["-0000", "GMT", "+0000"])
+    def test_may_have_a_date_in_utc_in_each_form(self, tmp_path, pair, signer, zone, monkeypatch):
+        monkeypatch.setenv("TZ", "America/New_York")
+        time.tzset()
+        try:
+            key = PrivilegedKey(write(tmp_path, pair), ALL, Clock(1_800_000_000.0))
+            text = formatdate(1_800_000_000.0).replace("-0000", zone)
+            assert key.verify("GET", "/v1/x", [("X-Signature", sign(signer, "GET,/v1/x")), ("Date", text)])
+        finally:
+            monkeypatch.undo()
+            time.tzset()
 
 
 class TestAKeyFile:
