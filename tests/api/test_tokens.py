@@ -29,7 +29,7 @@ from docker_registry.auth.tokens.signing_keys import (
 from docker_registry.config.schema import Config
 from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import Unauthorized
+from docker_registry.errors import ConfigError, Unauthorized
 from docker_registry.services import build
 from tests.support.access import PASSWORD, RULES, hashed, settings
 from tests.support.clients.v2 import Client, digest_of
@@ -216,6 +216,14 @@ class TestALogin:
 
         wait_until(lambda: len(audited()) >= len(expected))
         assert expected == audited()
+
+
+class TestTheServiceInTheChallenge:
+    @pytest.mark.parametrize("service", ["", 'a"b', "registry\n", "\u2603"])
+    def test_stops_the_start_if_no_header_can_contain_it(self, tmp_path, service):
+        settings(tmp_path)
+        with pytest.raises(ConfigError, match=r"auth\.service"):
+            build(Config(storage="memory", auth=Auth(htpasswd=tmp_path / "users", service=service)))
 
 
 class TestARefreshToken:

@@ -4,11 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from typing import Final
 
 from docker_registry.auth.tokens.access_tokens import AccessTokens
 from docker_registry.auth.tokens.refresh_tokens import RefreshTokens
 from docker_registry.auth.tokens.signing_keys import SigningKeys
 from docker_registry.drivers.base import StorageDriver
+from docker_registry.errors import ConfigError
+
+#: Headers cannot contain characters beyond it.
+_LAST_OF_LATIN_1: Final = "\xff"
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +50,12 @@ class Tokens:
             algorithm: of new signing keys.
             rotation_seconds: age at which a signing key is replaced.
             pace: see :class:`RefreshTokens`.
+
+        Raises:
+            ConfigError: the service cannot be named in a challenge, or be the audience of a token.
         """
+        if not service or not service.isprintable() or '"' in service or max(service) > _LAST_OF_LATIN_1:
+            raise ConfigError("auth.service must consist of printable characters of Latin-1 without quotes")
         keys = SigningKeys(driver, algorithm=algorithm, rotation_seconds=rotation_seconds)
         access = AccessTokens(keys, issuer=issuer, service=service, seconds=seconds)
         return cls(service, keys, access, RefreshTokens(driver, pace=pace))
