@@ -122,7 +122,6 @@ class TestASignature:
         is_signed = name == "X-Docker-Date"
         assert is_signed != key.verify("GET", "/v1/x", [headers[0], (name, later)])
 
-
     @pytest.mark.parametrize("zone", ["-0000", "GMT", "+0000"])
     def test_may_have_a_date_in_utc_in_each_form(self, tmp_path, pair, signer, zone, monkeypatch):
         monkeypatch.setenv("TZ", "America/New_York")

@@ -10,6 +10,7 @@ import pytest
 
 from docker_registry.app import create_app
 from docker_registry.auth.external import https_documents
+from docker_registry.auth.external import index as index_client
 from docker_registry.config.schema import Config
 from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
@@ -183,6 +184,15 @@ class TestTheIndex:
         assert [] == push(app, write, *images[20:])
         assert 200 == set_tag(app, write, images[-1])
         assert ["/v1/repositories/acme/web/images"] == index.requests
+
+    def test_is_asked_again_about_unused_tokens_when_its_answers_take_too_much_memory(self, index, monkeypatch):
+        monkeypatch.setattr(index_client, "MAX_REMEMBERED_BYTES", 500_000)
+        app, tags = make_app(index), "/v1/repositories/acme/web/tags"
+        index.images["acme/web"] = [f"{number:064x}" for number in range(1000)]
+        tokens = [index.token("acme/web", "read") for _ in range(4)]
+        for asked, token in ((1, 0), (2, 1), (2, 0), (3, 2), (4, 3), (4, 0), (5, 1)):
+            assert 404 == app.get(tags, headers=tokens[token]).status_code
+            assert asked == len(index.requests)
 
     @pytest.mark.parametrize(
         ("status", "body"),

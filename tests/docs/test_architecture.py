@@ -76,6 +76,7 @@ IMPORTS = {
         "http.clients",
         "registry.access",
         "registry.actor",
+        "registry.bounded_cache",
         "registry.layout",
         "registry.names",
         "registry.stored_document",

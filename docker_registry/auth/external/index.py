@@ -10,22 +10,27 @@ from __future__ import annotations
 import json
 import re
 import time
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Final
 from urllib.parse import unquote
 
 from docker_registry.auth.external import https_documents
-from docker_registry.auth.tokens.json_web_tokens import MAX_REMEMBERED
 from docker_registry.errors import AuthorityUnavailable, NameInvalid, Unauthorized
+from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.names import ImageRepositoryName
 
 #: Time for which the Index is not asked again about a token, as long as a push of many images takes.
 REMEMBERED_SECONDS: Final = 900.0
 
-#: Maximum number of images in a list of the Index.
+#: Maximum number of images in a list of the Index, and of its bytes: thirty thousand images with their checksums.
 MAX_IMAGES: Final = 50_000
+MAX_BYTES: Final = 4 * 1024 * 1024
+
+#: Memory for the answers that are remembered; what the id of an image takes of it, and a token.
+MAX_REMEMBERED_BYTES: Final = 32 * 1024 * 1024
+_ID_BYTES: Final = 150
+_TOKEN_BYTES: Final = 2048
 
 #: Some clients repeat the scheme: ``Token Token signature=…``.
 _TOKEN: Final = re.compile(
@@ -78,13 +83,8 @@ class IndexToken:
         return f"IndexToken({self.repository})"
 
 
-@dataclass(slots=True)
-class _Answer:
-    """What the Index said about a token: the ids of its images, and those that may be used as parents."""
-
-    images: frozenset[str]
-    until: float
-    others: dict[str, bool]
+#: Ids of images, and until when they are remembered, in seconds of the monotonic clock.
+_Answer = tuple[frozenset[str], float]
 
 
 class Index:
@@ -102,7 +102,10 @@ class Index:
         https_documents.check_url("index_endpoint", endpoint, schemes=("https", "http"))
         self._endpoint = endpoint.rstrip("/")
         self._now = now
-        self._answers: OrderedDict[str, _Answer] = OrderedDict()
+        # By the header of a token, and the image that the Index was asked about; an empty text for the list.
+        self._answers: BoundedCache[tuple[str, str], _Answer] = BoundedCache(
+            MAX_REMEMBERED_BYTES, lambda answer: _TOKEN_BYTES + _ID_BYTES * len(answer[0])
+        )
 
     def images(self, token: IndexToken) -> frozenset[str]:
         """
@@ -112,7 +115,7 @@ class Index:
             Unauthorized: the Index does not accept the token.
             AuthorityUnavailable: the Index did not answer in time.
         """
-        return self._answer(token).images
+        return self._recall((token.header, ""), lambda: self._list_images(token))
 
     def allows(self, token: IndexToken, image_id: str) -> bool:
         """
@@ -121,33 +124,34 @@ class Index:
         Raises:
             Unauthorized, AuthorityUnavailable: as for :meth:`images`.
         """
-        answer = self._answer(token)
-        if image_id in answer.images:
+        if image_id in self.images(token):
             return True
-        if image_id not in answer.others:
-            if len(answer.others) >= MAX_IMAGES:
-                return False
-            found = self._ask(token, f"layer/{image_id}/access")
-            answer.others[image_id] = isinstance(found, dict) and found.get("access") is True
-        return answer.others[image_id]
+        return image_id in self._recall((token.header, image_id), lambda: self._other_image(token, image_id))
 
-    def _answer(self, token: IndexToken) -> _Answer:
-        found = self._answers.get(token.header)
-        if found is not None and self._now() < found.until:
-            return found
+    def _recall(self, key: tuple[str, str], ask: Callable[[], frozenset[str]]) -> frozenset[str]:
+        """Return an answer of the Index, from memory or from *ask*."""
+        found = self._answers.get(key)
+        if found is None or self._now() >= found[1]:
+            found = ask(), self._now() + REMEMBERED_SECONDS
+            self._answers.put(key, found)
+        return found[0]
+
+    def _list_images(self, token: IndexToken) -> frozenset[str]:
         entries = self._ask(token, "images")
         if not isinstance(entries, list) or len(entries) > MAX_IMAGES:
             raise Unauthorized("Requires authorization")
-        ids = frozenset(str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry)
-        found = self._answers[token.header] = _Answer(ids, self._now() + REMEMBERED_SECONDS, {})
-        while len(self._answers) > MAX_REMEMBERED:
-            self._answers.popitem(last=False)
-        return found
+        return frozenset(str(entry["id"]) for entry in entries if isinstance(entry, dict) and "id" in entry)
+
+    def _other_image(self, token: IndexToken, image_id: str) -> frozenset[str]:
+        """Return the id if the token may read an image of another repository, else nothing."""
+        answer = self._ask(token, f"layer/{image_id}/access")
+        may_read = isinstance(answer, dict) and answer.get("access") is True
+        return frozenset({image_id} if may_read else ())
 
     def _ask(self, token: IndexToken, what: str) -> object:
         """Return a document of the Index about a token's repository; None if it refuses."""
         url = f"{self._endpoint}/v1/repositories/{token.repository}/{what}"
-        status, content = https_documents.request(url, headers={"Authorization": token.header}, max_bytes=_MAX_BYTES)
+        status, content = https_documents.request(url, headers={"Authorization": token.header}, max_bytes=MAX_BYTES)
         if status >= 500 or status in (408, 429):
             raise AuthorityUnavailable(f"The index answered {status}.")
         if status != 200:
@@ -157,7 +161,3 @@ class Index:
         except (ValueError, RecursionError):
             raise AuthorityUnavailable("The index answered with a document that is not JSON.") from None
         return document
-
-
-#: Largest list of the Index: fifty thousand images with their checksums take more, but are not read at once.
-_MAX_BYTES: Final = 4 * 1024 * 1024
