@@ -27,6 +27,8 @@ from typing import Final, Protocol
 
 import gevent
 
+from docker_registry.http.clients import parse_address
+
 logger = logging.getLogger(__name__)
 
 #: Connections kept in reserve: this many, but at most a fifth of the limit and at least one.
@@ -240,9 +242,8 @@ def _rank(client: Client, now: float) -> tuple[int, float] | None:
 
 
 def _network(address: str) -> str:
-    if ":" not in address:
+    """Return the network that counts as one client: an IPv4 address, also as seen by a socket of IPv6, or a /64."""
+    parsed = parse_address(address) if ":" in address else None
+    if parsed is None:
         return address
-    try:
-        return str(ipaddress.ip_network((address.partition("%")[0], 64), strict=False))
-    except ValueError:
-        return address
+    return str(parsed if parsed.version == 4 else ipaddress.ip_network((parsed, 64), strict=False))

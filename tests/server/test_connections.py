@@ -129,9 +129,11 @@ class TestTheLimitPerAddress:
             ([False, False, False], ["10.0.0.1", "10.0.0.1", "10.0.0.2"]),
             ([False, False, True], ["2001:db8::1", "2001:db8::2", "2001:db8::3"]),
             ([False, False, False], ["2001:db8::1", "2001:db8::2", "2001:db8:0:1::3"]),
+            ([False, False, False], ["::ffff:10.0.0.1", "::ffff:10.0.0.2", "::ffff:10.0.0.3"]),
+            ([False, False, True], ["::ffff:10.0.0.1", "::ffff:10.0.0.1", "::ffff:10.0.0.1"]),
             ([False, False, False], ["", "", ""]),
         ],
-        ids=["one", "two", "one-network", "two-networks", "unix"],
+        ids=["one", "two", "one-network", "two-networks", "three-by-ipv6", "one-by-ipv6", "unix"],
     )
     def test_counts_addresses_and_networks_of_ipv6(self, clock, expected, addresses):
         connections = Connections(100, per_address=2, clock=clock)
