@@ -39,8 +39,8 @@ class BugsnagReporter:
             raise ConfigError("bugsnag needs a library: pip install 'docker-registry[bugsnag]'.") from None
         try:
             parts = urlsplit(endpoint)
-            is_valid = parts.scheme in ("http", "https") and bool(parts.hostname)
-        except ValueError:  # brackets without an IPv6 address
+            is_valid = parts.scheme in ("http", "https") and bool(parts.hostname) and parts.port != 0
+        except ValueError:  # brackets without an IPv6 address, or a port that is no number up to 65535
             is_valid = False
         if not is_valid:
             raise ConfigError("bugsnag_endpoint must be a URL such as https://notify.bugsnag.com.")

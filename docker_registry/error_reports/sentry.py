@@ -29,7 +29,6 @@ class SentryReporter:
         """
         try:
             from sentry_sdk import Client
-            from sentry_sdk.utils import BadDsn
         except ImportError:
             raise ConfigError("sentry_dsn needs a library: pip install 'docker-registry[sentry]'.") from None
         try:
@@ -42,7 +41,7 @@ class SentryReporter:
                 auto_enabling_integrations=False,
                 include_local_variables=False,
             )
-        except BadDsn:
+        except ValueError:  # BadDsn, or an address with an invalid host or port
             raise ConfigError("sentry_dsn must be the DSN of a project in Sentry.") from None
         self._limiter = KindLimiter(PERIOD_SECONDS)
 

@@ -241,8 +241,10 @@ class TestInvalidSettings:
         [
             ("bugsnag_endpoint", {"bugsnag": "key", "bugsnag_endpoint": "ftp://x"}),
             ("bugsnag_endpoint", {"bugsnag": "key", "bugsnag_endpoint": "https://[x"}),
+            ("bugsnag_endpoint", {"bugsnag": "key", "bugsnag_endpoint": "https://x:99999"}),
             ("bugsnag must", {"bugsnag": "a\nb"}),
             ("sentry_dsn", {"sentry_dsn": "nowhere"}),
+            ("sentry_dsn", {"sentry_dsn": "https://key@sentry.example:99999/1"}),
         ],
     )
     def test_of_other_reporters_stops_the_start(self, expected, settings):
