@@ -6,7 +6,8 @@ workers through one byte of shared memory, so that only a server that stops drai
 new master serves the same sockets with new code; this one, and its workers, then count as replaced.
 
 A reload changes nothing if the configuration is invalid. It stops workers only when their successors accept
-connections, so that clients never wait for a start.
+connections, so that clients never wait for a start. A worker that cannot start stops the server only if no other one
+serves.
 """
 
 from __future__ import annotations
@@ -26,12 +27,16 @@ from gunicorn import systemd
 from gunicorn.app.base import BaseApplication
 from gunicorn.app.wsgiapp import WSGIApplication
 from gunicorn.arbiter import Arbiter
+from gunicorn.errors import HaltServer
 
 from docker_registry.server.access_log import FORMAT
 
 #: Interval of checks whether new workers accept connections, and the time after which old ones are replaced anyway.
 _START_CHECK_SECONDS: Final = 0.05
 _START_SECONDS: Final = 60.0
+
+#: After a worker could not start while others serve, the next one is started after this time.
+_RETRY_SECONDS: Final = 5.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,6 +68,7 @@ class RegistryArbiter(Arbiter):  # type: ignore[misc]
         self.START_CTX["args"] = [sys.executable, *sys.orig_argv[1:]]
         self._is_reloading = False
         self._terminated: WeakSet[Any] = WeakSet()
+        self._start_again_at = 0.0  # on the monotonic clock
 
     def reload(self) -> None:
         """
@@ -84,13 +90,30 @@ class RegistryArbiter(Arbiter):  # type: ignore[misc]
     def manage_workers(self) -> None:
         """Start missing workers; stop surplus ones, the oldest first, once the others accept connections."""
         serving = [worker for worker in self.WORKERS.values() if worker not in self._terminated]
-        for _ in range(self.num_workers - len(serving)):  # gunicorn would wait for the end of those told to stop
-            self.spawn_worker()
+        if time.monotonic() >= self._start_again_at:
+            for _ in range(self.num_workers - len(serving)):  # gunicorn would wait for the end of those told to stop
+                self.spawn_worker()
         if len(serving) > self.num_workers:
             self._await_new_workers()
-        super().manage_workers()
+        if len(self.WORKERS) >= self.num_workers:  # otherwise gunicorn would start the missing ones now
+            super().manage_workers()
         if self._is_reloading:  # the last step of a reload before the wait
             raise _Reloaded
+
+    def reap_workers(self) -> None:
+        """
+        Remove the workers that have ended; see gunicorn.
+
+        gunicorn stops the whole server if a worker cannot start. Others that serve go on here: the store may be
+        unreachable, or a file invalid, just when one of them has to be replaced.
+        """
+        try:
+            super().reap_workers()
+        except HaltServer:
+            if not any(getattr(worker, "is_serving", b"\0")[0] for worker in self.WORKERS.values()):
+                raise
+            self._start_again_at = time.monotonic() + _RETRY_SECONDS
+            self.reap_workers()  # gunicorn has not looked at the others yet
 
     def spawn_worker(self) -> Any:
         """

@@ -112,6 +112,24 @@ class TestAKilledWorker:
 
         wait_until(answers)
 
+    def test_leaves_the_others_serving_if_its_successor_cannot_start(self, tmp_path):
+        config = tmp_path / "config.yml"
+        config.write_text("dev: {storage: file, storage_path: _env:STORAGE_PATH}")
+        options = {"DOCKER_REGISTRY_CONFIG": str(config), "GUNICORN_OPTS": "--access-logformat 'by %(p)s'"}
+        with Server(tmp_path / "store", workers=2, **options) as server:
+
+            def both_serve():
+                requests.get(f"{server.url}/v2/", timeout=20)
+                return all(f"by <{worker}>" in server.log.read_text() for worker in server.worker_pids())
+
+            wait_until(both_serve)
+            config.write_text("dev: {storage: nowhere}")
+            os.kill(server.worker_pids()[1], signal.SIGKILL)
+            wait_until(lambda: "exited with code 3" in server.log.read_text())
+            with pytest.raises(subprocess.TimeoutExpired):
+                server.process.wait(1.5)
+            assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
+
 
 class TestTheMaster:
     def test_imports_modules_with_locks_and_sockets_after_monkey_patching(self):
