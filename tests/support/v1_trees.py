@@ -40,6 +40,13 @@ def copy(name, target):
     return target
 
 
+def put(name, driver):
+    """Write a tree to a store, whatever its driver."""
+    for path in sorted((FIXTURES / name).rglob("*")):
+        if path.is_file():
+            driver.put_content(str(path.relative_to(FIXTURES / name)), path.read_bytes())
+
+
 def images(name):
     """Return every image of a tree with its layer, except those of the private repository."""
     folders = sorted((FIXTURES / name / "images").iterdir())

@@ -30,7 +30,7 @@ class Bridge:
         self._unpacked = UnpackedLayers(oci.driver, oci.leases, reader)
         self.copies = UnpackedCopies(oci.driver, self._unpacked, oci.slices)
         oci.reclamation.companions.append(self.copies.drop)
-        self.images = DerivedImages(oci.driver, reader, self.copies, oci.json_budget, platform=platform)
+        self.images = DerivedImages(oci.driver, oci.blobs, reader, self.copies, oci.json_budget, platform=platform)
 
     def connect(self, legacy: LegacyRegistry) -> None:
         """Make a registry of API V1 a source of the OCI registry; call this once, before the first request."""

@@ -27,9 +27,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from docker_registry.concurrency import KeyedLocks
+from docker_registry.concurrency import KeyedLocks, run_concurrently
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
+    BlobUnknown,
     DigestInvalid,
     ImageUnknown,
     LayerFormatUnsupported,
@@ -38,11 +39,13 @@ from docker_registry.errors import (
     TooLarge,
 )
 from docker_registry.registry import layout
+from docker_registry.registry.blobs import Blobs
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.bridge.image_sources import ImageSource, ImageSources, PartMissing
 from docker_registry.registry.bridge.unpacked_layers import UnpackedCopies
 from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
 from docker_registry.registry.names import Digest, ImageId, RepositoryName
+from docker_registry.registry.sources import Blob
 from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.layer_links import LayerLink
@@ -82,6 +85,7 @@ class DerivedImages:
     def __init__(
         self,
         driver: StorageDriver,
+        blobs: Blobs,
         reader: LayerReader,
         copies: UnpackedCopies,
         json_budget: JsonBudget,
@@ -94,6 +98,7 @@ class DerivedImages:
             platform: selects the image of an index that V1 sees, such as ``linux/amd64``.
         """
         self._driver = driver
+        self._blobs = blobs
         self._reader = reader
         self._copies = copies
         self._platform = platform
@@ -198,7 +203,7 @@ class DerivedImages:
         self, image_id: ImageId, preferred: RepositoryName, permitted: Permitted | None = None
     ) -> tuple[RepositoryName, Digest] | None:
         """
-        Find a manifest whose newest V1 image this is.
+        Find a manifest whose newest V1 image this is, and of which nothing was evicted.
 
         Args:
             preferred: the repository to use if it has such a manifest.
@@ -208,11 +213,19 @@ class DerivedImages:
             A repository and its manifest; None when there is none.
         """
         candidates = [
-            (name, source.manifest)
+            (name, source)
             for name, source in self.permitted_sources(image_id, permitted)
             if source.chain.ids[-1] == image_id
         ]
-        return min(candidates, key=lambda found: (found[0] != preferred, str(found[0]), str(found[1])), default=None)
+        candidates.sort(key=lambda found: (found[0] != preferred, str(found[0]), str(found[1].manifest)))
+        return next(
+            (
+                (name, source.manifest)
+                for name, source in candidates
+                if self._has_all(preferred, (source.manifest,)) or self._is_whole(source)
+            ),
+            None,
+        )
 
     def ancestry(self, image_id: ImageId, permitted: Permitted | None = None) -> tuple[str, ...] | None:
         """
@@ -267,7 +280,7 @@ class DerivedImages:
         if image is None and self._driver.exists(image_layout.derived(image_id)):
             with self._locks.hold(image_id):
                 image = self._verified.get(image_id) or self._stored(image_id) or self._derive(image_id, permitted)
-        if image is not None and permitted is not None and not self._is_readable(image_id, image, permitted):
+        if image is not None and not self._is_readable(image_id, image, permitted):
             with self._locks.hold(image_id):
                 image = self._derive(image_id, permitted)
         if image is not None:
@@ -277,9 +290,9 @@ class DerivedImages:
 
     def stored_file(self, image_id: ImageId, image: DerivedImage) -> StoredFile | None:
         """Return the stored layer of an image, compressed or not; None when it was removed."""
-        path = layout.blob_data(image.blob)
-        size = self._driver.find_size(path)
-        return None if size is None else StoredFile(self._driver, path, size, partial(ImageUnknown, id=str(image_id)))
+        blob = self._find_blob(image.blob)
+        gone = partial(ImageUnknown, id=str(image_id))
+        return None if blob is None else StoredFile(self._driver, blob.path, blob.size, gone)
 
     def sent_file(self, image: DerivedImage, stored: StoredFile) -> StoredFile:
         """
@@ -303,9 +316,22 @@ class DerivedImages:
         except (PathNotFound, ValueError, KeyError, TypeError, AttributeError, DigestInvalid):
             return None
 
-    def _is_readable(self, image_id: ImageId, image: DerivedImage, permitted: Permitted) -> bool:
-        """Return whether a permitted repository has a link to the verified layer of an image."""
-        return any(
+    def _find_blob(self, digest: Digest) -> Blob | None:
+        try:
+            return self._blobs.stat_anywhere(digest)
+        except BlobUnknown:  # evicted from a mirror
+            return None
+
+    def _is_whole(self, source: ImageSource) -> bool:
+        """Return whether all of a V2 image is in the store."""
+        digests = (source.manifest, source.config, *source.layers)
+        return None not in run_concurrently(*(partial(self._find_blob, digest) for digest in digests))
+
+    def _is_readable(self, image_id: ImageId, image: DerivedImage, permitted: Permitted | None) -> bool:
+        """Return whether the verified layer of an image is here, and a permitted repository has a link to it."""
+        if self._find_blob(image.blob) is None:
+            return False
+        return permitted is None or any(
             not source.layers or self._driver.has_file(layout.layer_link(name, image.blob))
             for name, source in self.permitted_sources(image_id, permitted)
         )
@@ -316,7 +342,7 @@ class DerivedImages:
             if permitted is not None and not self._has_layer(name, source, position):
                 continue
             known = self._verified.get((image_id, source.layers[position])) if source.layers else None
-            if known is not None and self._driver.has_file(layout.blob_data(known.blob)):
+            if known is not None and self._find_blob(known.blob) is not None:
                 return known
             image = self._verify(image_id, source, position)
             if image is None:
@@ -342,12 +368,15 @@ class DerivedImages:
             blob = source.layers[position]
         if self._is_refused(image_id, blob):
             return None
-        try:
-            stored = self._driver.stream_read(layout.blob_data(blob))
-        except PathNotFound:
+        stored = self._find_blob(blob)
+        if stored is None:
             return None
         try:
-            link = self._reader.inspect(payload, stored, as_sent=True).link
+            content = self._driver.stream_read(stored.path)
+        except PathNotFound:  # evicted just now
+            return None
+        try:
+            link = self._reader.inspect(payload, content, as_sent=True).link
             diff_id = link.diff_id
         except (LayerFormatUnsupported, TooLarge):
             diff_id = None

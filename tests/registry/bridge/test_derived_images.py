@@ -15,6 +15,8 @@ from docker_registry import services
 from docker_registry.config.schema import Config
 from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import ConfigError, ImageExists, ImageTagUnknown, ImageUnknown
+from docker_registry.registry import layout
+from docker_registry.registry.actor import GARBAGE_COLLECTION
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag
@@ -27,7 +29,9 @@ from tests.registry.bridge.both import (
     Below,
     as_is,
     claim,
+    config_of,
     content_of,
+    descriptor,
     layer,
     make_v2,
     push_v1,
@@ -40,7 +44,7 @@ from tests.registry.bridge.both import (
 from tests.registry.bridge.test_conversion import GOLDEN, PUSHED
 from tests.support import v1_trees
 from tests.support.registries import Registry
-from tests.support.v1_images import loads, make
+from tests.support.v1_images import Image, loads, make
 
 
 class TestAnImagePushedByV2:
@@ -186,6 +190,67 @@ class TestAnImagePushedByV2:
         assert before == again.image_tags.list(OLD)
         top = v1_image(again, OLD, V2)
         assert [layer(2), layer(1)] == [content_of(again, text) for text in again.images.ancestry(top)]
+
+
+class TestAnImageWhoseContentWasEvicted:
+    """Content of a mirrored repository may be evicted while another repository has the image."""
+
+    MIRRORED, AS_MIRRORED = RepositoryName("hub/app"), ImageRepositoryName.parse("hub/app")
+
+    def evict(self, registry):
+        for digest, _ in list(registry.references.links_of(self.MIRRORED)):
+            registry.removal.forget(self.MIRRORED, digest, actor=GARBAGE_COLLECTION)
+            if digest not in registry.references.among([digest]):
+                registry.driver.remove(layout.blob_data(digest))
+
+    def test_is_served_from_a_repository_that_has_it_in_another_compression(self, registry):
+        plain = layer(1, as_is)
+        push_v2(registry, gzip.compress(plain, 1), name=self.MIRRORED)
+        top = v1_image(registry, self.AS_MIRRORED, V2)
+        content_of(registry, str(top))
+        push_v2(registry, gzip.compress(plain, 9))
+        assert top == v1_image(registry, OLD, V2)
+        self.evict(registry)
+        assert gzip.compress(plain, 9) == content_of(registry, str(top))
+
+    def test_has_its_empty_layer_again(self, registry):
+        push_v2(registry)
+        top = v1_image(registry, OLD, V2)
+        content_of(registry, str(top))
+        push_v2(registry, bytes(1024), name=self.MIRRORED)
+        self.evict(registry)
+        assert bytes(1024) == content_of(registry, str(top))
+
+    @pytest.mark.parametrize("is_whole", [True, False])
+    def test_can_be_pushed_by_v1(self, registry, is_whole):
+        push_v2(registry, layer(1), layer(2), name=self.MIRRORED)
+        top = v1_image(registry, self.AS_MIRRORED, V2)
+        ancestry = registry.images.ancestry(top)
+        images = [
+            Image(text, registry.images.get(ImageId(text)).payload, content_of(registry, text), ancestry[position:])
+            for position, text in reversed(list(enumerate(ancestry)))
+        ]
+        if is_whole:
+            self.evict(registry)
+        else:
+            registry.driver.remove(layout.blob_data(Digest.of(layer(1))))
+        push_v1(registry, images)
+        assert [image.layer for image in images] == [content_of(registry, image.text) for image in images]
+        layers = json.loads(registry.manifests.get(NEW, V1).payload)["layers"]
+        assert [image.layer for image in images] == [read(registry, NEW, each["digest"]) for each in layers]
+
+
+class TestALegacyLayerOfAStoreWithoutLinks:
+    def test_is_a_layer_of_an_image_of_v2(self, registry, driver):
+        v1_trees.put("registry-0.7.1", driver)
+        document = json.loads(registry.manifests.get(NEW, Tag("latest")).payload)
+        config = json.dumps({**json.loads(config_of(registry, NEW, Tag("latest"))), "author": "me"}).encode()
+        put_blob(registry, config)
+        document["config"] = descriptor(document["config"]["mediaType"], config)
+        registry.manifest_pushes.put(NEW, V2, json.dumps(document).encode(), None)
+        ancestry = registry.images.ancestry(v1_image(registry, OLD, V2))
+        expected = [each["digest"] for each in reversed(document["layers"])]
+        assert expected == [str(Digest.of(content_of(registry, text))) for text in ancestry]
 
 
 class TestAManifestWithoutAV1Image:

@@ -200,9 +200,7 @@ class TestAnImagePushedByV1:
 
 class TestALegacyLayerOfAStoreWithoutLinks:
     def test_is_read_in_place(self, registry, driver):
-        for path in sorted((v1_trees.FIXTURES / "registry-0.7.1").rglob("*")):
-            if path.is_file():
-                driver.put_content(str(path.relative_to(v1_trees.FIXTURES / "registry-0.7.1")), path.read_bytes())
+        v1_trees.put("registry-0.7.1", driver)
         before = sum(stat.size for stat in driver.walk())
         layers = json.loads(registry.manifests.get(RepositoryName("acme/web"), Tag("latest")).payload)["layers"]
         for each in layers:
