@@ -116,7 +116,7 @@ class Images:
         derived = self._find_derived(image_id, principal)
         if derived is not None:
             return Image(derived.payload, derived.link.size, derived.link.checksums)
-        payload = self._check_pushed(image_id)
+        payload = self.check_pushed(image_id)
         link = self._commits.find(image_id, payload)
         if link is not None:
             return Image(payload, link.size, link.checksums)
@@ -130,20 +130,26 @@ class Images:
             ImageUnknown, ImageUnfinished: as for :meth:`get`.
         """
         derived = self._find_derived(image_id, principal)
-        return derived.payload if derived is not None else self._check_pushed(image_id)
+        return derived.payload if derived is not None else self.check_pushed(image_id)
+
+    def check_pushed(self, image_id: ImageId) -> bytes:
+        """
+        Return an image's JSON as it was pushed by API V1, even if its id also derives from API V2.
+
+        Raises:
+            ImageUnknown, ImageUnfinished: as for :meth:`get`.
+        """
+        if self._unfinished.is_marked(image_id) and not self._heal(image_id):
+            if not self.exists(image_id):
+                raise ImageUnknown(id=str(image_id))
+            raise ImageUnfinished(id=str(image_id))
+        return self._commits.get_json(image_id)
 
     def _find_derived(self, image_id: ImageId, principal: Principal | None) -> DerivedImage | None:
         return self._derived.find(image_id, self._permitted(principal)) if self._derived.is_known(image_id) else None
 
     def _permitted(self, principal: Principal | None) -> Permitted | None:
         return None if principal is None else self._access.pull_filter(principal)
-
-    def _check_pushed(self, image_id: ImageId) -> bytes:
-        if self._unfinished.is_marked(image_id) and not self._heal(image_id):
-            if not self.exists(image_id):
-                raise ImageUnknown(id=str(image_id))
-            raise ImageUnfinished(id=str(image_id))
-        return self._commits.get_json(image_id)
 
     def ancestry(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> tuple[str, ...]:
         """
@@ -205,7 +211,16 @@ class Images:
         derived = self._find_derived(image_id, principal)
         if derived is not None and (stored := self._derived.stored_file(image_id, derived)) is not None:
             return derived, derived.link, stored
-        payload = self._check_pushed(image_id)
+        return None, *self.find_pushed_layer(image_id)
+
+    def find_pushed_layer(self, image_id: ImageId) -> tuple[LayerLink, StoredFile]:
+        """
+        Return the verified layer that was pushed by API V1, even if the image's id also derives from API V2.
+
+        Raises:
+            ImageUnknown, ImageUnfinished, Overloaded: as for :meth:`find_layer`.
+        """
+        payload = self.check_pushed(image_id)
         link = self._commits.find(image_id, payload)
         file = self._commits.find_file(image_id, link) if link else None
         if link is None or file is None:
@@ -213,7 +228,7 @@ class Images:
             file = self._commits.find_file(image_id, link)
         if file is None:
             raise ImageUnknown(id=str(image_id))
-        return None, link, file
+        return link, file
 
     def inspect_layer(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> LayerLink:
         """

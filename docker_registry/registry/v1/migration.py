@@ -102,7 +102,7 @@ class Migration:
         raw = image_layout.layer(image_id)
         if self._dry_run and self._images.is_marked(image_id):
             raise ImageUnfinished(id=str(image_id))
-        known = self._images.find_link(image_id, self._images.check(image_id))
+        known = self._images.find_link(image_id, self._images.check_pushed(image_id))
         if known is not None and self._has_blob(known):
             if not self._dry_run and self._driver.exists(raw):
                 self._drop_copy(raw, known)
@@ -111,7 +111,7 @@ class Migration:
         if self._dry_run:
             size = self._driver.get_size(raw)
         else:
-            link, _ = self._images.find_stored_layer(image_id)
+            link, _ = self._images.find_pushed_layer(image_id)
             self._settle(raw, link)
             size = link.size
             logger.debug("the layer of image %s was migrated by %s", image_id, self._actor)
