@@ -28,7 +28,8 @@ def parse_checksums(content: bytes) -> tuple[str, ...]:
     except ValueError:
         document = text
     checksums = document if isinstance(document, list) else [document]
-    return tuple(checksum for checksum in checksums if isinstance(checksum, str) and checksum.isprintable())
+    texts = (checksum for checksum in checksums if isinstance(checksum, str))
+    return tuple(text for text in texts if text.isascii() and text.isprintable())  # others are damaged, and no header
 
 
 def verify(

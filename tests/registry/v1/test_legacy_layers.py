@@ -99,8 +99,9 @@ class TestTheFileOfChecksums:
             (b"sha256:ab\n", ("sha256:ab",)),
             (b'"sha256:ab"', ("sha256:ab",)),
             (b'[1, null, "a\\nb"]', ()),
-            (b"\xff\xfe", ("��",)),
+            (b"\xff\xfe", ()),
+            ('["日本"]'.encode(), ()),
         ],
     )
-    def test_is_a_list_or_a_single_string(self, content, checksums):
+    def test_is_a_list_or_a_single_string_of_what_can_be_sent_in_a_header(self, content, checksums):
         assert checksums == legacy_layers.parse_checksums(content)
