@@ -36,11 +36,11 @@ from docker_registry.registry.v1.sources import DerivedImage, DerivedImageSource
 
 logger = logging.getLogger(__name__)
 
-#: Memory limit of the cache of invalid raw layers of abandoned pushes.
-_REMEMBERED_BYTES: Final = 4 * 1024 * 1024
+#: Memory limit of the cache of invalid raw layers.
+_INVALID_BYTES: Final = 4 * 1024 * 1024
 
-#: Estimated memory of an image's id, as a string in a tuple.
-_ID_BYTES: Final = 128
+#: Estimated memory of an image's id or of a checksum, as a string in a tuple.
+_TEXT_BYTES: Final = 128
 
 
 @dataclass(frozen=True, slots=True)
@@ -94,9 +94,9 @@ class Images:
         self._reader = reader
         self._abandoned_after_seconds = abandoned_after_seconds
         self._now = now
-        self._verifying = KeyedLocks()
-        self._no_good: BoundedCache[ImageId, tuple[Stat, tuple[str, ...]]] = BoundedCache(
-            _REMEMBERED_BYTES, lambda state: _ID_BYTES * (4 + len(state[1]))
+        self._locks = KeyedLocks()
+        self._invalid: BoundedCache[tuple[ImageId, bool], tuple[Stat, tuple[str, ...]]] = BoundedCache(
+            _INVALID_BYTES, lambda state: _TEXT_BYTES * (4 + len(state[1]))
         )
 
     def exists(self, image_id: ImageId) -> bool:
@@ -243,7 +243,7 @@ class Images:
         link, _ = self.find_stored_layer(image_id, principal=principal)
         if self._is_inspected(link):
             return link
-        with self._verifying.hold(image_id):
+        with self._locks.hold(("inspect", image_id)):
             link, file = self.find_stored_layer(image_id, principal=principal)
             if self._is_inspected(link):  # by a concurrent request
                 return link
@@ -289,15 +289,12 @@ class Images:
 
     def _verify(self, image_id: ImageId, payload: bytes) -> LayerLink:
         """Verify and commit the raw layer of an image whose push has ended."""
-        with self._verifying.hold(image_id):
+        with self._locks.hold(("verify", image_id)):
             known = self._commits.find(image_id, payload)  # maybe verified by a concurrent request
             if known is not None and self._commits.find_file(image_id, known) is not None:
                 return known
             stored = self._commits.stored(image_id)
-            try:
-                link = self._verify_raw(image_id, payload, is_finished=True)
-            except PathNotFound:
-                raise ImageUnknown(id=str(image_id)) from None
+            link = self._verify_raw(image_id, payload, is_finished=True)
             if link is None:
                 logger.error("the layer of image %s is damaged; push it again to repair it", image_id)
                 self._unfinished.mark(image_id)
@@ -313,49 +310,49 @@ class Images:
 
     def _verify_abandoned(self, image_id: ImageId) -> LayerLink | None:
         """Verify and commit the raw layer of a push that an old server did not finish; None if it is not valid."""
-        stored = self._commits.stored(image_id)
-        checksums = self._checksums(image_id)
-        try:
-            state = (self._driver.stat(image_layout.layer(image_id)), checksums)
-        except PathNotFound:
+        if not self._driver.exists(image_layout.ancestry(image_id)):
             return None
-        has_ancestry = self._driver.exists(image_layout.ancestry(image_id))
-        if self._no_good.get(image_id) == state or not has_ancestry:
+        if not self._checksums(image_id) and not self._is_abandoned(image_id):
             return None
-        if not checksums and not self._is_abandoned(image_id):
-            return None
-        with self._verifying.hold(image_id):
+        with self._locks.hold(("verify", image_id)):
+            known = self._commits.decided(image_id)  # maybe verified by a concurrent request
+            if known is not None:
+                return known
+            stored = self._commits.stored(image_id)
             try:
-                payload = self._commits.get_json(image_id)
-                link = self._verify_raw(image_id, payload, is_finished=False)
+                link = self._verify_raw(image_id, self._commits.get_json(image_id), is_finished=False)
                 if link is not None:
                     self._commits.put_verified(image_id, link)
             except (ImageUnknown, PathNotFound):
                 return None
-        if link is None:
-            self._remember(image_id, state)
-        elif self._commits.decide(image_id, link, stored):
-            logger.info("the push of image %s was not completed, but all parts exist: serving it", image_id)
-            return link
+            if link is not None and self._commits.decide(image_id, link, stored):
+                logger.info("the push of image %s was not completed, but all parts exist: serving it", image_id)
+                return link
         return self._commits.decided(image_id)
 
     def _verify_raw(self, image_id: ImageId, payload: bytes, *, is_finished: bool) -> LayerLink | None:
-        return legacy_layers.verify(
-            self._driver,
-            image_layout.layer(image_id),
-            payload,
-            self._checksums(image_id),
-            self._reader,
-            is_finished=is_finished,
-        )
+        """
+        Return the link of a raw layer; None if it is not valid. An invalid one is read only once, until it changes.
+
+        Raises:
+            ImageUnknown: there is no raw layer.
+        """
+        path, checksums = image_layout.layer(image_id), self._checksums(image_id)
+        try:
+            state = (self._driver.stat(path), checksums)
+            if self._invalid.get((image_id, is_finished)) == state:
+                return None
+            link = legacy_layers.verify(self._driver, path, payload, checksums, self._reader, is_finished=is_finished)
+        except PathNotFound:
+            raise ImageUnknown(id=str(image_id)) from None
+        if link is None:
+            self._invalid.put((image_id, is_finished), state)
+        return link
 
     def _is_abandoned(self, image_id: ImageId) -> bool:
         """Return whether the mark of a push is old enough to consider the push abandoned."""
         since = self._unfinished.marked_since(image_id)
         return since is not None and self._now() - since > self._abandoned_after_seconds
-
-    def _remember(self, image_id: ImageId, state: tuple[Stat, tuple[str, ...]]) -> None:
-        self._no_good.put(image_id, state)
 
     def _checksums(self, image_id: ImageId) -> tuple[str, ...]:
         stored = self._driver.find(image_layout.checksum(image_id))

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import json
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
@@ -10,6 +13,7 @@ from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ImageUnfinished, ImageUnknown
 from docker_registry.registry.ingest import Content
+from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.names import ImageId
 from tests.support.registries import Registry
 from tests.support.v1_images import chain, make, pulled, push, store_raw
@@ -72,6 +76,29 @@ class TestAPushedImage:
         push(registry, IMAGE)
         assert IMAGE.layer == pulled(registry, IMAGE)
 
+    def test_that_is_removed_while_it_is_inspected_is_unknown(self, driver, monkeypatch):
+        image = make(1, layer=b"no tar, so it is inspected again with other limits")
+        push(Registry(driver), image)
+        images = Registry(driver, layer_limits=LayerLimits(max_seconds=299)).images
+        real, outcomes = driver.find_size, []
+
+        def find_and_remove(path):
+            size = real(path)
+            for removed in ("docker", f"images/{image.text}/layer"):
+                driver.discard(removed)
+            return size
+
+        def inspect():
+            with pytest.raises(ImageUnknown) as raised:
+                images.inspect_layer(image.id)
+            outcomes.append(raised)
+
+        monkeypatch.setattr(driver, "find_size", find_and_remove)
+        request = threading.Thread(target=inspect, daemon=True)
+        request.start()
+        request.join(5)
+        assert 1 == len(outcomes)
+
 
 class TestAnImageDuringItsPush:
     def test_is_incomplete_until_its_checksum_is_verified(self, registry):
@@ -110,6 +137,22 @@ class TestALegacyLayer:
             Registry(driver).images.get(IMAGE.id)
         push(registry, IMAGE)
         assert IMAGE.layer == pulled(registry, IMAGE)
+
+    @pytest.mark.parametrize("in_progress", [False, True])
+    def test_that_is_damaged_is_read_once_for_concurrent_requests(self, registry, driver, monkeypatch, in_progress):
+        store_raw(driver, IMAGE, layer=IMAGE.layer[:-5], in_progress=in_progress)
+        real, reads = driver.stream_read, []
+
+        def read_slowly(path, *more):
+            reads.append(path)
+            time.sleep(0.2)
+            return real(path, *more)
+
+        monkeypatch.setattr(driver, "stream_read", read_slowly)
+        with ThreadPoolExecutor(4) as threads:
+            requests = [threads.submit(registry.images.find_layer, IMAGE.id) for _ in range(4)]
+            assert [ImageUnfinished] * 4 == [type(request.exception()) for request in requests]
+        assert [f"images/{IMAGE.text}/layer"] == reads
 
     def test_of_an_interrupted_push_is_served_if_complete(self, registry, driver):
         store_raw(driver, IMAGE, in_progress=True)

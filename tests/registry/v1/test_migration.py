@@ -14,7 +14,7 @@ from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.v1.migration import Migration
-from tests.registry.bridge.both import OLD, V2, layer, push_v2, v1_image, zipped
+from tests.registry.bridge import both
 from tests.registry.conftest import NAME
 from tests.registry.v1.test_races import Death, dying
 from tests.support import v1_trees
@@ -143,12 +143,12 @@ class TestALayer:
         push(Registry(driver), image)
         assert image.layer == pulled(Registry(driver), image)
 
-    @pytest.mark.parametrize("pack", [zipped, zstd.compress])
+    @pytest.mark.parametrize("pack", [both.zipped, zstd.compress])
     def test_of_an_id_that_derives_from_v2_is_the_one_that_v1_pushed(self, driver, pack):
         registry = Registry(driver)
-        push_v2(registry, layer(1, pack))
-        top = v1_image(registry, OLD, V2)
-        pushed = Image(str(top), registry.images.get(top).payload, zipped(b"another tar"), (str(top),))
+        both.push_v2(registry, both.layer(1, pack))
+        top = both.v1_image(registry, both.OLD, both.V2)
+        pushed = Image(str(top), registry.images.get(top).payload, both.zipped(b"another tar"), (str(top),))
         store_raw(driver, pushed)
         assert (1, 0) == ((report := migrate(driver)).migrated, report.shared)
         assert pushed.layer == b"".join(Registry(driver).images.find_pushed_layer(pushed.id)[1].read())
