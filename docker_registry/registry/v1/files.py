@@ -8,6 +8,7 @@ workers compute it; otherwise it is computed during the request, unless the laye
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Final, Protocol
 
 from docker_registry.concurrency import KeyedLocks
@@ -109,7 +110,9 @@ class ImageFiles:
             known = self._known_diff(image_id, principal)
             if known is not None:
                 return known
-            records = [self._record(ancestor, principal) for ancestor in self._chain(image_id, principal)]
+            # Without their contents, which are read one by one: those of thousands of ancestors do not fit into memory.
+            chain = self._chain(image_id, principal)
+            records = [replace(self._record(ancestor, principal), content=None) for ancestor in chain]
             return self._results.put(
                 image_layout.changes(self._images.folder(image_id)),
                 self._digest(image_id, principal),

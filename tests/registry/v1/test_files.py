@@ -141,6 +141,15 @@ class TestADiff:
             registry.image_files.files(image.id)
         assert ImageFiles(driver, registry.images, LayerReader(), max_diff_bytes=0).diff(TOP.id)
 
+    def test_reads_the_lists_of_the_ancestors_one_by_one(self, registry, driver, monkeypatch):
+        push(registry, BASE, TOP)
+        for image in (BASE, TOP):
+            registry.image_files.files(image.id)
+        real, reads = driver.stream_read, []
+        monkeypatch.setattr(driver, "stream_read", lambda path, *more: reads.append(path) or real(path, *more))
+        registry.image_files.diff(TOP.id)
+        assert [f"images/{image.text}/_filelist" for image in (TOP, BASE)] == reads
+
     def test_of_a_long_chain_is_computed(self, registry):
         images = chain(30)
         push(registry, *images)
