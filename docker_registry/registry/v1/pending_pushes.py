@@ -28,7 +28,7 @@ from docker_registry.registry.ingest import Body
 from docker_registry.registry.names import Digest, ImageId
 from docker_registry.registry.uploads import Uploads
 from docker_registry.registry.v1 import image_layout
-from docker_registry.registry.v1.layer_links import LayerLink, Receipt, payload_checksum
+from docker_registry.registry.v1.layer_links import LayerLink, Receipt
 from docker_registry.resources.time_slices import TimeSlices
 
 _MARK: Final = b"true"
@@ -176,12 +176,13 @@ class StagedLayers:
         self._uploads = uploads
         self._pace = slices.pace
 
-    def receive(self, payloads: Sequence[bytes], body: Body, *, actor: Actor) -> tuple[str, list[LayerLink]]:
+    def receive(self, receipts: Sequence[Receipt], body: Body, *, actor: Actor) -> tuple[str, list[LayerLink]]:
         """
         Receive a layer; it is staged once :meth:`put` has recorded it.
 
         Args:
-            payloads: JSON documents of images, at least one, to which the layer may belong.
+            receipts: one for each JSON document to which the layer may belong. The documents themselves, of several
+                megabytes each, need not be in memory while the layer arrives.
 
         Returns:
             The id of the upload session, and the link of the layer for each of the documents.
@@ -189,22 +190,15 @@ class StagedLayers:
         Raises:
             SizeInvalid: the body ended early; the received bytes are discarded.
         """
-        newest, *others = payloads
-        receipt = Receipt(newest)
-        sums = {payload: payload_checksum(payload) for payload in others}
         upload = self._uploads.start(None, actor=actor)
         try:
-            taps = [receipt.update, *(payload_sum.update for payload_sum in sums.values())]
+            taps = [receipt.update for receipt in receipts]
             upload = self._uploads.append(None, upload.id, body, taps=taps, actor=actor)
         except BaseException:
             self.cancel(upload.id)
             raise
-        link = receipt.link(upload.chunks[0].digest if upload.chunks else Digest.of(b""), upload.size)
-        further = (
-            replace(link, image_json=Digest.of(payload), checksums=(f"sha256:{payload_sum.hexdigest()}",))
-            for payload, payload_sum in sums.items()
-        )
-        return upload.id, [link, *further]
+        digest = upload.chunks[0].digest if upload.chunks else Digest.of(b"")
+        return upload.id, [receipt.link(digest, upload.size) for receipt in receipts]
 
     def cancel(self, upload_id: str) -> None:
         """Discard the bytes of a received layer."""

@@ -36,7 +36,7 @@ from docker_registry.registry.uploads import Uploads
 from docker_registry.registry.v1.image_commits import ImageCommits
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.layer_inspections import LayerInspections
-from docker_registry.registry.v1.layer_links import LayerLink
+from docker_registry.registry.v1.layer_links import LayerLink, Receipt
 from docker_registry.registry.v1.layer_reader import LayerReader
 from docker_registry.registry.v1.pending_pushes import (
     KnownTarSum,
@@ -157,10 +157,10 @@ class ImagePushes:
             ImageExists: the image has already been pushed completely.
             SizeInvalid: the body ended early; the received bytes are discarded.
         """
-        payloads = self._payloads(image_id)
+        receipts = [Receipt(payload) for payload in self._payloads(image_id)]
         if not is_proof and self._images.is_complete(image_id):
             raise self._exists(image_id)
-        upload_id, links = self._staged_layers.receive(payloads, body, actor=actor)
+        upload_id, links = self._staged_layers.receive(receipts, body, actor=actor)
         for link in links:
             self._staged_layers.put(image_id, upload_id, link)
 
@@ -249,7 +249,7 @@ class ImagePushes:
             StorageUnavailable: concurrent pushes of the image interfered too often.
         """
         parse_image_json(image_id, payload)
-        upload_id, (link,) = self._staged_layers.receive([payload], body, actor=actor)
+        upload_id, (link,) = self._staged_layers.receive([Receipt(payload)], body, actor=actor)
         try:
             link = self._verified(image_id, payload, link, upload_id, checksums)
         except BaseException:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import hashlib
 import json
+import tracemalloc
 
 import pytest
 
@@ -24,6 +25,7 @@ from docker_registry.registry import events
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.tarsum import tarsum
 from docker_registry.registry.names import Digest, ImageId
+from docker_registry.registry.v1.pending_pushes import MAX_PENDING
 from docker_registry.registry.v1.pushes import Checksum
 from tests.registry.conftest import NAME
 from tests.registry.test_uploads import CutOff
@@ -122,6 +124,23 @@ class TestTheLayer:
             image = make(number, layer=layer)
             push(registry, image)
             assert layer == pulled(registry, image)
+
+    def test_arrives_without_the_documents_that_it_may_belong_to_in_memory(self, pushes):
+        for number in range(MAX_PENDING):
+            pushes.put_json(IMAGE.id, json.dumps({"id": IMAGE.text, "comment": f"{number}" * 500_000}).encode())
+        held = []
+
+        class Measured(Content):
+            def readinto(self, buffer):
+                held.append(tracemalloc.get_traced_memory()[0])
+                return super().readinto(buffer)
+
+        tracemalloc.start()
+        try:
+            pushes.put_layer(IMAGE.id, Measured(IMAGE.layer))
+        finally:
+            tracemalloc.stop()
+        assert max(held) < 500_000
 
     def test_leaves_nothing_if_truncated(self, pushes, driver):
         pushes.put_json(IMAGE.id, IMAGE.payload)
