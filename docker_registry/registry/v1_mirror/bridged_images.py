@@ -15,8 +15,7 @@ from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Final
 
-from gevent.pool import Pool
-
+from docker_registry.concurrency import run_concurrently
 from docker_registry.errors import (
     BlobUnknown,
     ImageTagUnknown,
@@ -41,9 +40,6 @@ logger = logging.getLogger(__name__)
 
 #: Tags in a list of tags: those that are known, `latest`, and the first others up to this number.
 MAX_TAGS: Final = 50
-
-#: Tags of one list whose images are looked up at the same time.
-_LOOK_UPS: Final = 8
 
 #: Missing parts of one image that are fetched: manifests of nested indexes and the configuration.
 _MAX_PARTS: Final = 8
@@ -84,8 +80,9 @@ class BridgedImages:
         names = None if repository is None else self._tag_names(repository)
         if repository is None or names is None:
             return None
-        pool, tags = Pool(_LOOK_UPS), dict[str, str]()
-        for text, found in pool.imap(lambda text: (text, self._find(repository, Tag(text))), names):
+        tags = dict[str, str]()
+        looked_up = run_concurrently(*(partial(self._find, repository, Tag(text)) for text in names))
+        for text, found in zip(names, looked_up, strict=True):
             if isinstance(found, UpstreamError) and not tags:
                 raise found
             if isinstance(found, Found):

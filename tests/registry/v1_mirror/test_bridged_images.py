@@ -6,6 +6,7 @@ import gzip
 import json
 import random
 from contextlib import nullcontext
+from contextvars import ContextVar
 
 import pytest
 
@@ -120,6 +121,18 @@ class TestAnImageOfAV2Source:
         listed = mirrored.get(f"/repositories/{NAME}/tags").json
         assert MAX_TAGS == len(listed)
         assert {"latest", tags[0], tags[-1]} <= set(listed)
+
+    def test_is_listed_in_the_context_of_the_request(self, mirrored, source, driver, monkeypatch):
+        request, put_content, found = ContextVar("request", default=""), driver.put_content, {}
+
+        def put(path, content, **options):
+            found[path] = request.get()
+            put_content(path, content, **options)
+
+        monkeypatch.setattr(driver, "put_content", put)
+        request.set("this one")
+        assert {"latest", "single"} == set(mirrored.get(f"/repositories/{NAME}/tags").json)
+        assert ["this one"] * 2 == [each for path, each in found.items() if "/_v1/tops/" in path]
 
     @pytest.mark.parametrize("part", ["config", "layer"])
     def test_with_a_wrong_part_is_a_bad_gateway(self, mirrored, source, part):
