@@ -17,6 +17,7 @@ from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
 from docker_registry.registry import layout, store_removal
+from docker_registry.registry.actor import GARBAGE_COLLECTION
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.maintenance.backup import Backup
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
@@ -572,6 +573,32 @@ class TestAPushDuringABackup:
             found = restored.manifests.get(NAME, Tag("latest"))
             for descriptor in (json.loads(found.payload)["layers"][0], json.loads(found.payload)["config"]):
                 restored.blobs.stat(NAME, Digest.parse(descriptor["digest"]))
+            if driver.meddle is not None:
+                return
+        pytest.fail("a backup takes more operations than expected")
+
+
+class TestAnEvictionDuringABackup:
+    """At some operation of the backup, all that a mirrored repository has is evicted, and its bytes are removed."""
+
+    def test_leaves_no_link_without_its_bytes(self, tmp_path):
+        for moment in range(0, 100, 2):
+            driver = MeddlingDriver()
+            registry = Registry(driver)
+            push(registry, b"cached")
+            registry.tags.delete(NAME, Tag("latest"))
+            driver.put_content(layout.mirror_upstream(NAME), b"https://registry.example")
+
+            def meddle(registry=registry):
+                for digest, _ in list(registry.references.links_of(NAME)):
+                    registry.removal.forget(NAME, digest, actor=GARBAGE_COLLECTION)
+                    registry.driver.remove(layout.blob_data(digest))
+
+            driver.left, driver.meddle = moment, meddle
+            folder = BackupFolder(tmp_path / str(moment))
+            assert [] == Backup(driver, folder).run().damaged
+            for digest in filter(None, map(layout.read_link, folder.walk(layout.REPOSITORIES))):
+                assert folder.size(layout.blob_data(digest)) is not None
             if driver.meddle is not None:
                 return
         pytest.fail("a backup takes more operations than expected")

@@ -114,12 +114,14 @@ class Backup:
         for path in dangling:
             self._report.add_damage(path, "the tag names a manifest that the repository does not have")
             del snapshot[path]
-        for path in snapshot:
+        for path in list(snapshot):
             digest = store_paths.linked_digest(path)
             if digest is None or _is_in(path, layout.tags(name)):
                 continue
             is_copied = self._copy_blob(digest)
-            if _is_in(path, layout.revisions(name)):
+            if not is_copied and not self._driver.exists(path):  # evicted from a mirror while others were copied
+                del snapshot[path]
+            elif _is_in(path, layout.revisions(name)):
                 self._check_manifest(name, digest, is_copied=is_copied)
         existing = [
             existing_path
@@ -153,10 +155,12 @@ class Backup:
         except ManifestInvalid:  # schema 1, or a manifest that another server accepted
             return
         is_mirrored = self._driver.exists(layout.mirror_upstream(name))
+
+        def is_here(blob: Digest) -> bool:  # a mirror has blobs from their first pull until they are evicted
+            return not is_mirrored or self._driver.has_file(layout.layer_link(name, blob))
+
         for blob in blobs:
-            if is_mirrored and not self._driver.has_file(layout.layer_link(name, blob.digest)):
-                continue  # not requested by a client yet
-            if not self._copy_blob(blob.digest):
+            if is_here(blob.digest) and not self._copy_blob(blob.digest) and is_here(blob.digest):
                 self._report.add_damage(path, f"the manifest names {blob.digest}, which is missing or damaged")
 
     def _remove_repositories(self, names: set[str]) -> None:
@@ -227,9 +231,12 @@ class Backup:
 
     def _copy_blob(self, digest: Digest) -> bool:
         """Copy a blob unless the backup has it; return whether the backup has it now."""
-        if digest not in self._blobs:
-            self._blobs[digest] = self._has_blob(digest) or self._copy_bytes(digest)
-        return self._blobs[digest]
+        is_copied = self._blobs.get(digest)
+        if is_copied is None:
+            is_copied = self._has_blob(digest) or self._copy_bytes(digest)
+            if is_copied is not None:
+                self._blobs[digest] = is_copied
+        return bool(is_copied)
 
     def _has_blob(self, digest: Digest) -> bool:
         path = layout.blob_data(digest)
@@ -244,12 +251,13 @@ class Backup:
         self._report.count(None)
         return True
 
-    def _copy_bytes(self, digest: Digest) -> bool:
+    def _copy_bytes(self, digest: Digest) -> bool | None:
+        """Copy a blob; return False if it is damaged, and None if the store does not have it at the moment."""
         target = layout.blob_data(digest)
         try:
             self._report.count(self._folder.write(target, verified(self._read_blob(digest), digest)))
         except PathNotFound:
-            return False
+            return None
         except DigestInvalid:
             self._report.add_damage(target, "the bytes are not those of the digest")
             return False
