@@ -18,6 +18,7 @@ from itertools import count
 from typing import Final
 
 import gevent
+from gevent import monkey
 
 from docker_registry.errors import (
     DigestInvalid,
@@ -41,6 +42,9 @@ MAX_RESUMES: Final = 3
 #: An upstream that sends less than this on average during this time counts as one that sends nothing.
 MIN_BYTES_PER_SECOND: Final = 1024
 PROGRESS_SECONDS: Final = 60.0
+
+#: How long the receiver of a command sleeps after each piece.
+_SLEEP_SECONDS: Final = 0.001
 
 
 class Transfer(ArrivingContent):
@@ -159,6 +163,10 @@ class Transfer(ArrivingContent):
                 is_first = False
             if self._pieces.store():
                 self._announce()
+                if not monkey.is_module_patched("socket"):
+                    # In a command reads block all greenlets. Those that are due, such as the one that extends the
+                    # lease, only run while this one sleeps; not for 0 seconds, as the loop would skip its timers.
+                    gevent.sleep(_SLEEP_SECONDS)
 
     def _announce_size(self) -> None:
         """Tell other processes the size, and how a transfer of content without a digest can be continued."""

@@ -14,6 +14,7 @@ from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import PathNotFound, StorageError, StorageUnavailable
 from docker_registry.registry import layout
 from docker_registry.registry.ingest import BufferPool
+from docker_registry.registry.mirror import transfers
 from docker_registry.registry.mirror.arriving_content import NEAR_BYTES
 from docker_registry.registry.mirror.mirrored_blobs import work_of
 from docker_registry.registry.mirror.pieces import PIECE_SECONDS, Pieces, StoredPieces
@@ -197,6 +198,15 @@ def begin(driver, *pieces, until=2**40):
     return work
 
 
+class TestATransferOfACommand:
+    def test_keeps_its_lease_although_reading_blocks_all_greenlets(self, mirrored, upstream, monkeypatch):
+        monkeypatch.setattr(transfers, "_EXTEND_SECONDS", 0.05)
+        upstream.contents[f"{THERE}/{BLOB}"] = Answer(LARGE, pause_seconds=0.05)
+        registry = mirrored.services.registry
+        registry.blobs.fetch(RepositoryName(NAME), Digest.parse(DIGEST))
+        assert registry.leases.counts["mirror", "taken"] > 4
+
+
 class TestATransferOfAnotherProcess:
     def test_is_followed_by_all_clients_together_and_continued_when_its_lease_expires(self, mirrored, upstream, driver):
         upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
@@ -257,7 +267,7 @@ class TestATransferThatAnotherProcessHasTakenOver:
         blocks = mirrored.client.get(f"/v2/{NAME}/{BLOB}", buffered=False).iter_encoded()
         received = next(blocks)
         counts = mirrored.services.registry.leases.counts
-        wait_until(lambda: gevent.sleep(0) or counts["mirror", "busy"])
+        wait_until(lambda: gevent.sleep(0.001) or counts["mirror", "busy"])
         begin(driver, until=1)
         assert LARGE == received + b"".join(blocks)
         assert re.fullmatch("bytes=[1-9][0-9]*-", upstream.requests[2][2]["range"]), "the pieces are kept"
