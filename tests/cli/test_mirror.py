@@ -84,6 +84,10 @@ class TestTheMirrorCommand:
         store[1](up=upstream.url, platforms=["linux/arm64"])
         assert 0 == run(capsys, "warm", "up/library/app")[0]
         assert {INDEX.digest, *INDEX.images[1].contents} == blobs(store[0])
+        without = [descriptor(INDEX.manifest, INDEX.media_type), descriptor(IMAGE.manifest, IMAGE.media_type)]
+        outer = digest_of(serve_index(upstream, "without", without))
+        assert 0 == run(capsys, "warm", "up/library/app:without")[0], "entries without a platform are for all"
+        assert {outer, INDEX.digest, *INDEX.images[1].contents, *IMAGE.contents} == blobs(store[0])
 
     def test_fetches_the_images_in_a_list(self, store, capsys, tmp_path):
         (tmp_path / "list.txt").write_text(f"# two images\n\nup/library/app:single\nup/library/app@{INDEX.digest}\n")

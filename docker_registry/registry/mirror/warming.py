@@ -79,34 +79,39 @@ class Warming:
             blobs = list(_blobs(document))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError, DigestInvalid):
             raise ManifestInvalid(digest=str(digest)) from None
-        if document.get("manifests") and not children and platforms:
+        if document.get("manifests") and not children and platforms and depth == _MAX_DEPTH:
             raise ManifestUnknown(
                 "The index has no image for these platforms.", platforms=[each.text for each in platforms]
             )
-        if not depth and not warmed.manifests.issuperset(children):
+        if not depth and not warmed.manifests.issuperset(child for child, _ in children):
             raise ManifestInvalid("The indexes are nested too deeply.", digest=str(digest))
-        for child in children:
+        for child, platforms_in_child in children:
             if child not in warmed.manifests:
                 payload = self._registry.manifests.get(name, child).payload
-                self._fetch(name, warmed, child, payload, (), depth - 1)
+                self._fetch(name, warmed, child, payload, platforms_in_child, depth - 1)
         for blob in blobs:
             if blob not in warmed.blobs:
                 warmed.blobs[blob] = self._registry.blobs.fetch(name, blob).size
 
 
-def _children(document: Mapping[str, Any], platforms: Sequence[Platform]) -> Iterator[Digest]:
-    """Yield the manifests of an index that are for one of the platforms, or describe one of these."""
+def _children(
+    document: Mapping[str, Any], platforms: Sequence[Platform]
+) -> Iterator[tuple[Digest, Sequence[Platform]]]:
+    """
+    Yield the manifests of an index that are for one of the platforms, or for no certain one, or describe one of these.
+
+    Each comes with the platforms of which it is to be fetched, if it is an index itself.
+    """
     # A manifest may have several entries, each with a platform that it is for.
-    entries = [(Digest.parse(entry["digest"]), entry) for entry in document.get("manifests") or ()]
-    chosen = {str(digest) for digest, entry in entries if _is_for(entry, platforms)}
-    for digest, entry in entries:
+    entries = [(Digest.parse(entry["digest"]), platform_of(entry), entry) for entry in document.get("manifests") or ()]
+    chosen = {str(digest) for digest, platform, _ in entries if _is_for(platform, platforms)}
+    for digest, platform, entry in entries:
         if chosen.intersection((str(digest), str((entry.get("annotations") or {}).get(DESCRIBED)))):
-            yield digest
+            yield digest, platforms if platform is None else ()
 
 
-def _is_for(descriptor: Mapping[str, Any], platforms: Sequence[Platform]) -> bool:
-    platform = platform_of(descriptor)
-    return not platforms or (platform is not None and any(each.includes(platform) for each in platforms))
+def _is_for(platform: Platform | None, platforms: Sequence[Platform]) -> bool:
+    return not platforms or platform is None or any(each.includes(platform) for each in platforms)
 
 
 def _blobs(document: Mapping[str, Any]) -> Iterator[Digest]:
