@@ -102,7 +102,7 @@ class UpstreamSession(Session):
         """
         for is_last in (False, True):
             try:
-                return self.request(
+                response = self.request(
                     method,
                     url,
                     headers={"Via": f"1.1 {self._via()}", **headers},
@@ -112,6 +112,9 @@ class UpstreamSession(Session):
                     verify=self.verify,  # else REQUESTS_CA_BUNDLE of the environment has precedence
                     cert=self._client_cert if is_trusted else None,
                 )
+                if method == "HEAD":
+                    response.raw.drain_conn()  # nothing is left to read, but close() alone would end the connection
+                return response
             except requests.ConnectionError as error:
                 if is_last or not (error.args and isinstance(error.args[0], ProtocolError)):
                     raise

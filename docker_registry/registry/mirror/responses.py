@@ -35,6 +35,9 @@ MAX_MANIFEST_SECONDS: Final = 120.0
 #: Largest block that is read of a body at once.
 BLOCK_BYTES: Final = 256 * 1024
 
+#: Longest body that is read although it is not wanted.
+_MAX_SKIPPED_BYTES: Final = 4096
+
 #: Status of a response to a request with a Range.
 PARTIAL: Final = 206
 
@@ -230,6 +233,14 @@ def read_body(response: requests.Response, max_bytes: int, upstream: str, memory
             reserved.grow(len(block))
             parts.append(block)
     return b"".join(parts)
+
+
+def skip(response: requests.Response) -> None:
+    """Close a response whose body is not wanted. If that is short, it is read, so that the connection can be reused."""
+    length = length_of(response)
+    if length is not None and length <= _MAX_SKIPPED_BYTES:
+        response.raw.drain_conn()
+    response.close()
 
 
 def error_of(response: requests.Response, upstream: str) -> UpstreamError:

@@ -261,7 +261,7 @@ class UpstreamConnection:
         response = self._follow(method, url, headers, sent)
         if response.status_code != UNAUTHORIZED:
             return response
-        response.close()
+        responses.skip(response)
         answer = self._authenticator.answer(repository, response.headers.get("WWW-Authenticate", ""), sent)
         return response if answer is None else self._follow(method, url, headers, answer)
 
@@ -277,7 +277,7 @@ class UpstreamConnection:
             if response.status_code not in _REDIRECTS:
                 return response
             location = response.headers.get("Location", "")
-            response.close()
+            responses.skip(response)
             target = hosts.redirect_target(url, location, self.upstream.url)
             if target is None:
                 raise UpstreamError(

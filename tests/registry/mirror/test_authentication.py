@@ -204,10 +204,11 @@ class TestAPassword:
         with Upstream() as elsewhere:
             elsewhere.contents["/data"] = Answer(content)
             location = {"Location": f"{elsewhere.url}/data"}
-            upstream.contents[f"{THERE}/blobs/{digest}"] = Answer(status=307, headers=location)
+            upstream.contents[f"{THERE}/blobs/{digest}"] = Answer(b"moved", status=307, headers=location)
             assert content == open_mirror(**LOGIN).get(f"blobs/{digest}").data
             ((_, _, headers),) = elsewhere.requests
             assert not {"authorization", "cookie"} & headers.keys()
+            assert (3, 1) == (len(upstream.requests), len(upstream._connections)), "the connection is used again"
 
     def test_in_a_file_is_read_again(self, open_mirror, upstream, tmp_path):
         file = tmp_path / "password"

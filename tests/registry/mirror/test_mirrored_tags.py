@@ -79,6 +79,13 @@ class TestATag:
             assert "Warning" not in answer.headers
         assert [("HEAD", PATH)] == questions(upstream)
 
+    def test_is_asked_for_on_one_connection(self, pulled, upstream):
+        for _ in range(3):
+            age(pulled, 301)
+            assert OLD.manifest == pulled.get("manifests/v1").data
+        assert [("HEAD", PATH)] * 3 == questions(upstream)
+        assert 1 == len(upstream._connections)
+
     def test_is_asked_for_under_a_lease_that_ends_with_its_process(self, pulled, upstream, driver):
         age(pulled, 301)
         contents = []
