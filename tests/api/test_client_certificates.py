@@ -187,7 +187,7 @@ class TestTheName:
             ClientCertificates(template, lambda: 10_000_000.0).identify(CERTIFICATE | changed)
         assert reason in raised.value.sentence
 
-    @pytest.mark.parametrize("template", ["", "alice", "${cn", "${serial}", "$cn"])
+    @pytest.mark.parametrize("template", ["", "alice", "${cn", "${serial}", "$cn", "host ${cn}", "robot:${cn}"])
     def test_setting_that_is_wrong_stops_the_start(self, template):
         with pytest.raises(ConfigError, match="certificate_name"):
             ClientCertificates(template)

@@ -228,6 +228,8 @@ class TestASetting:
             ({"match": {"sub": ""}}, "empty or has more"),
             ({"match": {"sub": "*a*b*c*d*"}}, "empty or has more"),
             ({"as_": "workload"}, "must contain a claim"),
+            ({"as_": "ci ${sub}"}, "makes no name"),
+            ({"as_": "${sub}/${a claim}"}, "makes no name"),
             ({"ca": "missing"}, "cannot be read"),
             ({"jwks_file": "missing"}, "^auth.oidc: jwks_file: .*x cannot be read"),
         ],

@@ -63,13 +63,15 @@ class ClientCertificates:
             now: the clock; returns seconds since the Unix epoch.
 
         Raises:
-            ConfigError: it contains no field, or an unknown one.
+            ConfigError: it contains no field, or an unknown one, or characters that no name has.
         """
         fields = _FIELD.findall(name)
         unknown = [field for field in fields if field not in _FIELDS]
         if not fields or unknown or "$" in _FIELD.sub("", name):
             known = ", ".join(f"${{{field}}}" for field in _FIELDS)
             raise ConfigError(f"auth.certificate_name: {name[:100]!r} must contain one of {known}, and no other ${{…}}")
+        if not is_identity(_FIELD.sub("x", name)):
+            raise ConfigError(f"auth.certificate_name: {name[:100]!r} makes no name that rules can contain")
         self._name = name
         self._now = now
         self.version = VERSION_PREFIX + hashlib.sha256(name.encode()).hexdigest()[:16]

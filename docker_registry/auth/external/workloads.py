@@ -97,6 +97,8 @@ class Issuer:
             raise ConfigError(f"auth.oidc: audience and match of {url} must not be empty")
         if not _CLAIM.search(name):
             raise ConfigError(f"auth.oidc: as of {url} must contain a claim, such as ${{sub}}")
+        if not is_identity(_CLAIM.sub("x", name)):
+            raise ConfigError(f"auth.oidc: as of {url} makes no name that rules can contain: {name[:100]!r}")
         if ca is not None and not os.path.isfile(ca):  # noqa: PTH113 - raises no PermissionError
             raise ConfigError(f"auth.oidc: ca: {ca} cannot be read")
         self.url = url
