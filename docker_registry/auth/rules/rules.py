@@ -205,11 +205,26 @@ def parse(content: bytes, path: Path) -> Rules:
     """
     document = read(content, path)
     document.check_keys("groups", "rules")
-    groups = {name: frozenset(members) for name, members in document.texts_by_name("groups").items()}
+    groups = _groups(document.section("groups"))
     sections = document.sections("rules")
     if len(sections) > MAX_RULES:
         raise ConfigError(f"{path}: there are more than {MAX_RULES} rules")
     return Rules(_rule(section, groups) for section in sections)
+
+
+def _groups(section: Section) -> dict[str, frozenset[str]]:
+    """Return the members of each group, which are users."""
+    groups = {name: frozenset(section.texts(name)) for name in section.keys}
+    for name, members in groups.items():
+        for member in members:
+            if member.startswith("@") or member in (ANYONE, AUTHENTICATED) or not _is_name(member):
+                raise section.error_in(name, f"{member[:100]!r} is no user")
+    return groups
+
+
+def _is_name(text: str) -> bool:
+    """Return whether a text is a user or an @group, and not a malformed network."""
+    return parse_address(text.partition("/")[0]) is None and _WHO.fullmatch(text) is not None
 
 
 def _rule(section: Section, groups: Mapping[str, frozenset[str]]) -> Rule:
@@ -227,7 +242,7 @@ def _rule(section: Section, groups: Mapping[str, frozenset[str]]) -> Rule:
             users |= groups.get(entry[1:], frozenset())
         elif entry not in (ANYONE, AUTHENTICATED):
             users.add(entry)
-        if network is None and (parse_address(entry.partition("/")[0]) or not _WHO.fullmatch(entry)):
+        if network is None and not _is_name(entry):
             raise section.error(f"who: {entry[:100]!r} is neither a user, an @group nor a network")
     return Rule(
         line=section.line,

@@ -36,9 +36,18 @@ class Section:
         line = self.line if node is None else node.start_mark.line + 1
         return ConfigError(f"{self._path}, line {line}: {sentence}")
 
+    def error_in(self, key: str, sentence: str) -> ConfigError:
+        """Return an error that names the file and the line of a key's value."""
+        return self.error(f"{key[:100]}: {sentence}", self._entries[key])
+
     def has(self, key: str) -> bool:
         """Return whether a key is present."""
         return key in self._entries
+
+    @property
+    def keys(self) -> list[str]:
+        """All its keys."""
+        return list(self._entries)
 
     def check_keys(self, *known: str) -> None:
         """
@@ -61,13 +70,9 @@ class Section:
             raise self.error(f"{key} is missing")
         return self._texts(key, node)
 
-    def texts_by_name(self, key: str) -> dict[str, tuple[str, ...]]:
-        """Return a section of lists of texts; empty if the key is missing."""
-        node = self._entries.get(key)
-        if node is None:
-            return {}
-        inner = Section(self._path, node)
-        return {name: inner.texts(name) for name in inner._entries}
+    def section(self, key: str) -> Section:
+        """Return an inner section; an empty one if the key is missing."""
+        return Section(self._path, self._entries.get(key))
 
     def sections(self, key: str) -> list[Section]:
         """Return a list of sections; empty if the key is missing."""
