@@ -14,7 +14,7 @@ import os
 import re
 import tempfile
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from ipaddress import ip_network
 from pathlib import Path
 from typing import Final
@@ -113,7 +113,7 @@ def locked(path: Path) -> Iterator[None]:
 
 def write(path: Path, users: Mapping[str, bytes | None]) -> None:
     """
-    Set or remove users in a file, atomically; all bytes of other lines are kept.
+    Set or remove users in a file, atomically and durably; all bytes of other lines are kept.
 
     Args:
         users: hashes by name; None removes the user.
@@ -153,6 +153,16 @@ def _replace(target: Path, content: bytes, mode: int) -> None:
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+    with suppress(OSError):  # some file systems cannot sync a folder
+        _sync_folder(target.parent)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _problem(name: str, colon: str, hashed: str, users: Mapping[str, bytes]) -> str | None:

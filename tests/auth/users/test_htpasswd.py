@@ -91,6 +91,12 @@ class TestAFileOfUsers:
         htpasswd.write(tmp_path / "users", {"alice": HASH.encode()})
         assert 0o600 == (tmp_path / "users").stat().st_mode & 0o777
 
+    def test_is_synced_with_its_folder_when_a_user_changes(self, tmp_path, monkeypatch):
+        synced = []
+        monkeypatch.setattr(os, "fsync", lambda fd: synced.append(os.fstat(fd).st_ino))
+        htpasswd.write(tmp_path / "users", {"alice": HASH.encode()})
+        assert [path.stat().st_ino for path in (tmp_path / "users", tmp_path)] == synced
+
     @pytest.mark.parametrize("password", ["", "a\0b", "x" * 73, "caf\udce9"])
     def test_gets_no_password_that_bcrypt_would_cut_or_is_not_utf_8(self, password):
         with pytest.raises(Invalid):
