@@ -7,8 +7,8 @@ Patterns of repositories and tags in access rules.
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass, field
-from functools import lru_cache
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
 from itertools import count
 from typing import Final
 
@@ -25,7 +25,7 @@ MAX_WILDCARDS: Final = 4
 _COMPONENT: Final = re.compile(r"[A-Za-z0-9_][A-Za-z0-9._-]*")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Pattern:
     """
     One pattern.
@@ -38,7 +38,6 @@ class Pattern:
 
     text: str
     prefix: str
-    _expression: re.Pattern[str] = field(repr=False, compare=False)
 
     @classmethod
     def parse(cls, text: str) -> Pattern:
@@ -58,7 +57,12 @@ class Pattern:
             raise ValueError(f"contains more than {MAX_WILDCARDS} wildcards")
         first = literals[0]
         is_literal = first == text
-        return cls(text, first if is_literal else first[: first.rfind("/") + 1], compile_wildcards(text))
+        return cls(text, first if is_literal else first[: first.rfind("/") + 1])
+
+    @cached_property
+    def _expression(self) -> re.Pattern[str]:
+        # Compiled when it is needed: of thousands of patterns, which a change of one of them replaces, few are.
+        return compile_wildcards(self.text)
 
     @property
     def literal(self) -> str:
