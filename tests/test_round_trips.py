@@ -154,8 +154,8 @@ COSTS = {
     ),
     "many tags": (
         ("GET", "/v2/a/b/tags/list"),
-        {"exists": TAGS + 1, "list_directory": 2},
-        {"exists": TAGS + 1, "list_directory": 2},
+        {"exists": 1, "stat": TAGS, "list_directory": 2},
+        {"exists": 1, "stat": TAGS, "list_directory": 2},
     ),
 }
 

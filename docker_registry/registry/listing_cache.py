@@ -17,7 +17,7 @@ from itertools import islice
 from threading import Event
 from typing import Final
 
-from docker_registry.drivers.base import NO_FOLDER, StorageDriver
+from docker_registry.drivers.base import NO_FOLDER, Stat, StorageDriver
 from docker_registry.errors import PathNotFound
 from docker_registry.resources.time_slices import TimeSlices
 
@@ -64,14 +64,17 @@ class ListingCache:
         self._cached: OrderedDict[str, _Listing] = OrderedDict()
         self._cached_bytes = 0
 
-    def names(self, folder: str, read: Callable[[str], str | None], *, deep: bool = False) -> Sequence[str]:
+    def names(
+        self, folder: str, read: Callable[[str], str | None], *, deep: Callable[[Stat], bool] | None = None
+    ) -> Sequence[str]:
         """
         Return the sorted names of the direct children of a folder; empty when the folder does not exist.
 
         Args:
             read: converts a child's file name to a name, or returns None for a child that is not listed.
-            deep: list the files at any depth instead, and pass *read* their paths relative to the folder. Only for
-                stores with :attr:`~docker_registry.drivers.base.Capabilities.pages`, whose folders have no versions.
+            deep: list the files at any depth for which this is true instead, and pass *read* their paths relative to
+                the folder. Only for stores with :attr:`~docker_registry.drivers.base.Capabilities.pages`, whose folders
+                have no versions.
         """
         version = self._driver.folder_version(folder)
         if version == NO_FOLDER:
@@ -81,16 +84,16 @@ class ListingCache:
             return names
         if version is None:
             self._evict(folder)
-            return self._read(folder, read, deep=deep)
+            return self._read(folder, read, deep)
         finished = Event()
         other = self._readings.setdefault((folder, version), finished)
         if other is not finished:
             other.wait()
             names = self._find(folder, version)
             # If the other request failed, do not wait for a third: the store may take minutes to fail.
-            return self._read_version(folder, version, read, deep=deep) if names is None else names
+            return self._read_version(folder, version, read, deep) if names is None else names
         try:
-            return self._read_version(folder, version, read, deep=deep)
+            return self._read_version(folder, version, read, deep)
         finally:
             del self._readings[folder, version]
             finished.set()
@@ -104,16 +107,18 @@ class ListingCache:
         return cached.names
 
     def _read_version(
-        self, folder: str, version: str, read: Callable[[str], str | None], *, deep: bool
+        self, folder: str, version: str, read: Callable[[str], str | None], deep: Callable[[Stat], bool] | None
     ) -> Sequence[str]:
         """List a version of a folder, and cache its names."""
-        names = self._read(folder, read, deep=deep)
+        names = self._read(folder, read, deep)
         size_bytes = _FOLDER_BYTES + len(folder) + sum(len(name) + _NAME_BYTES for name in self.pace(names))
         self._add(folder, _Listing(version, names, size_bytes))
         return names
 
-    def _read(self, folder: str, read: Callable[[str], str | None], *, deep: bool) -> Sequence[str]:
-        found = self._walk(folder) if deep else self._list(folder)
+    def _read(
+        self, folder: str, read: Callable[[str], str | None], deep: Callable[[Stat], bool] | None
+    ) -> Sequence[str]:
+        found = self._walk(folder, deep) if deep is not None else self._list(folder)
         return self._sort(name for name in map(read, found) if name is not None)
 
     def _list(self, folder: str) -> Iterator[str]:
@@ -124,10 +129,11 @@ class ListingCache:
         except PathNotFound:
             return
 
-    def _walk(self, folder: str) -> Iterator[str]:
+    def _walk(self, folder: str, is_listed: Callable[[Stat], bool]) -> Iterator[str]:
         start = len(folder) + 1
         for stat in self._driver.walk(folder):
-            yield stat.path[start:]
+            if is_listed(stat):
+                yield stat.path[start:]
 
     def _add(self, folder: str, listing: _Listing) -> None:
         self._evict(folder)

@@ -35,6 +35,7 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound, PreconditionFailed
 
 _MARK: Final = re.compile(rb" removal-[0-9a-f]{32}\Z")
+_MARK_BYTES: Final = len(" removal-") + 32
 
 
 def unmarked(content: bytes) -> bytes:
@@ -45,6 +46,11 @@ def unmarked(content: bytes) -> bytes:
 def new_mark() -> bytes:
     """Return a unique mark."""
     return b" removal-" + secrets.token_hex(16).encode()
+
+
+def is_mere_mark(driver: StorageDriver, path: str, size: int) -> bool:
+    """Return whether a file of *size* bytes has no content but a mark; only a file of that size is read."""
+    return size == _MARK_BYTES and not unmarked(driver.find(path) or b"")
 
 
 def remove(driver: StorageDriver, path: str) -> bool:

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from docker_registry.drivers.base import ABSENT, StorageDriver
+from docker_registry.drivers.base import ABSENT, Stat, StorageDriver
 from docker_registry.errors import DigestInvalid, PreconditionFailed
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.listing_cache import ListingCache
@@ -83,14 +83,19 @@ class TagLinks:
         return (None, ABSENT) if stored is None else (_parse(stored.content), stored.version)
 
     def exists(self, name: RepositoryName, tag: Tag) -> bool:
-        """Return whether there is a link; it may be a mere reservation."""
-        return self._driver.exists(layout.tag_link(name, tag))
+        """Return whether there is a link that is not a mere reservation."""
+        path = layout.tag_link(name, tag)
+        size = self._driver.find_size(path)
+        return size is not None and not store_removal.is_mere_mark(self._driver, path, size)
 
     def names(self, name: RepositoryName) -> Sequence[str]:
         """Return the names of the tags of a repository in ASCII order; recently deleted ones may be included."""
         if self._driver.capabilities.pages:
-            return self._listings.names(layout.tags(name), layout.read_tag_link, deep=True)
+            return self._listings.names(layout.tags(name), layout.read_tag_link, deep=self._is_no_reservation)
         return self._listings.names(layout.tags(name), _read)
+
+    def _is_no_reservation(self, stat: Stat) -> bool:
+        return not store_removal.is_mere_mark(self._driver, stat.path, stat.size)
 
     def put(self, name: RepositoryName, tag: Tag, digest: Digest, version: str | None) -> None:
         """

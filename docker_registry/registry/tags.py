@@ -223,6 +223,4 @@ class Tags:
         """Return whether a listed tag exists; drivers that walk by pages list links, which need no check."""
         if self._driver.capabilities.pages:
             return True
-        if self.immutable.covers(name.value, tag):  # the file may be a mere reservation
-            return self.links.find(name, Tag(tag)) is not None or self.sources.exists(name, Tag(tag))
         return self.links.exists(name, Tag(tag)) or self.sources.exists(name, Tag(tag))

@@ -6,7 +6,7 @@ import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConditionUnsupported, ManifestUnknown, TagChanged, TagImmutable
-from docker_registry.registry import layout
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from tests.registry.bridge.both import push_v1
 from tests.registry.conftest import NAME
@@ -123,6 +123,23 @@ class Walked(MemoryDriver):
     def exists(self, path):
         self.asked += 1
         return super().exists(path)
+
+    def find(self, path):
+        self.asked += 1
+        return super().find(path)
+
+
+class TestAnAbandonedReservation:
+    @pytest.mark.parametrize("driver", [MemoryDriver(), Walked()])
+    def test_is_no_tag(self, driver):
+        registry = Registry(driver)  # without the pattern of immutable tags of the process that died
+        registry.tags.put(NAME, LATEST, ONE)
+        driver.put_content(layout.tag_link(NAME, LATEST), str(ONE).encode() + store_removal.new_mark())
+        driver.put_content(layout.tag_link(NAME, Tag("reserved")), store_removal.new_mark())
+        assert (LATEST,) == registry.tags.list(NAME)
+        assert ("latest",) == registry.tags.page(NAME, 10).names
+        with pytest.raises(ManifestUnknown):
+            registry.tags.get(NAME, Tag("reserved"))
 
 
 class TestAListOnAPagedStore:
