@@ -12,7 +12,7 @@ import keyword
 import math
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass
+from dataclasses import MISSING, Field, dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any, Final, TypeVar, get_args, get_origin, get_type_hints
 
@@ -49,6 +49,15 @@ BOOLEANS: Final = {
 #: not take the largest numbers.
 MAX_SECONDS: Final = 36500 * 86400
 
+_NOT_IN_HEADERS: Final = re.compile(r"[^\t -~\x80-\xff]"), "contains a character that HTTP headers cannot contain"
+
+#: By the form of texts, patterns of what they must not contain, each with the message.
+_FORMS: Final = {
+    "sent": ((re.compile(r"[\udc80-\udcff]"), "is not UTF-8"),),
+    "header": (_NOT_IN_HEADERS,),
+    "word": (_NOT_IN_HEADERS, (re.compile(r"\s"), "contains a space; entries are separated by commas")),
+}
+
 _INTEGER = re.compile(r"[+-]?[0-9]{1,18}")
 _QUANTITY = re.compile(r"([0-9]{1,15}) ?([A-Za-z]{1,3})")
 _FLOAT = re.compile(r"[+-]?(?:[0-9]+\.?[0-9]*|\.[0-9]+)(?:[eE][+-]?[0-9]{1,3})?")
@@ -72,6 +81,7 @@ class Setting:
         minimum: the smallest allowed number.
         maximum: the largest allowed number; a duration is :data:`MAX_SECONDS` at most.
         section: the dataclass of each item of a list of sections.
+        form: what a text must be: a key of :data:`_FORMS`, ``file`` for what may name a file, or empty if unknown.
     """
 
     name: str
@@ -84,6 +94,7 @@ class Setting:
     minimum: int | None = None
     section: Section | None = None
     maximum: int | None = None
+    form: str = ""
 
     def __post_init__(self) -> None:
         if self.type not in TYPES:
@@ -116,7 +127,7 @@ class Setting:
         if self.type is Path:
             return _absolute(raw)
         if self.type is str:
-            return self._choose(raw) if self.choices else _check_text(raw)
+            return self._choose(raw) if self.choices else _check_text(raw, self.form)
         return self._convert_scalar(raw.strip())
 
     def _convert_scalar(self, text: str) -> bool | int | float:
@@ -173,7 +184,7 @@ class Setting:
             raw = _flow_list(raw) if raw.lstrip().startswith("[") else [item.strip() for item in raw.split(",")]
         if not isinstance(raw, list) or not all(isinstance(item, str) for item in raw):
             raise ValueError("must be a list of texts")
-        return tuple(self._choose(item) if self.choices else _check_text(item) for item in raw)
+        return tuple(self._choose(item) if self.choices else _check_text(item, self.form) for item in raw)
 
     def _choose(self, text: str) -> str:
         for choice in self.choices:
@@ -199,6 +210,7 @@ def setting(
     choices: tuple[str, ...] = (),
     minimum: int | None = None,
     maximum: int | None = None,
+    form: str = "",
 ) -> Any:
     """
     Declare a dataclass field as a setting; name and type are those of the field.
@@ -206,8 +218,8 @@ def setting(
     Args:
         default: ``dataclasses.MISSING`` where each item of a list of sections must set it.
     """
-    limits = {"minimum": minimum, "maximum": maximum}
-    return field(default=default, metadata={"help": help, "unit": unit, "secret": secret, "choices": choices, **limits})
+    limits = {"minimum": minimum, "maximum": maximum, "choices": choices, "form": form}
+    return field(default=default, metadata={"help": help, "unit": unit, "secret": secret, **limits})
 
 
 def settings_of(declaration: type, prefix: str = "") -> Iterator[Setting]:
@@ -300,11 +312,26 @@ def without_value(name: str) -> str:
     return re.split(r"[^\w.-]", name, maxsplit=1)[0]
 
 
-def _check_text(text: str) -> str:
-    """
-    Return *text* if files, sockets and databases can take it.
+def sent(settings: Iterable[Setting]) -> tuple[Setting, ...]:
+    """Return settings whose texts are sent to a server, so that they must be UTF-8 unless they may name files."""
+    return tuple(each if each.form else replace(each, form="sent") for each in settings)
 
-    Bytes of a variable that are no UTF-8 are accepted, because names of files may contain them.
+
+def check_header(text: str) -> str:
+    """
+    Return *text* if the value of an HTTP header may contain it.
+
+    Raises:
+        ValueError: it contains a line break, another control character, or one that is not in Latin-1.
+    """
+    return _check_text(text, "header")
+
+
+def _check_text(text: str, form: str = "") -> str:
+    """
+    Return *text* if files, sockets and databases can take it, and it has the form of its setting.
+
+    Bytes of a variable that are no UTF-8 are accepted where no form forbids them: names of files may contain them.
     """
     if "\0" in text:
         raise ValueError("contains a NUL character")
@@ -312,6 +339,9 @@ def _check_text(text: str) -> str:
         text.encode("utf-8", "surrogateescape")
     except UnicodeEncodeError:
         raise ValueError("contains half of a surrogate pair, which is no character") from None
+    for wrong, message in _FORMS.get(form, ()):
+        if wrong.search(text):
+            raise ValueError(message)
     return text
 
 
@@ -326,7 +356,7 @@ def _flow_list(text: str) -> object:
     """Parse a list in YAML's flow style, which version 0.9 accepted in environment variables."""
     try:
         return yaml.BaseLoader(text).get_single_data()
-    except yaml.YAMLError:
+    except (yaml.YAMLError, RecursionError):
         return None
 
 

@@ -68,7 +68,9 @@ class Config:
         False, "Redirect blob downloads to signed URLs of the store, if its driver supports them."
     )
     nginx_x_accel_redirect: str | None = setting(
-        None, "Prefix of an internal nginx location for the store; nginx then sends blobs (X-Accel-Redirect)."
+        None,
+        "Prefix of an internal nginx location for the store; nginx then sends blobs (X-Accel-Redirect).",
+        form="header",
     )
 
     v1: bool = setting(True, "Serve Registry API V1, and through API V2 the images that V1 has stored.")
@@ -128,7 +130,7 @@ class Config:
         "V1: hashes that their signatures may use; also `md5`. `sha1` is warned about.",
     )
     registry_endpoints: str | None = setting(
-        None, "V1: value of X-Docker-Endpoints. The Host of the request when unset."
+        None, "V1: value of X-Docker-Endpoints. The Host of the request when unset.", form="header"
     )
     serve_private: bool = setting(
         False,

@@ -151,9 +151,13 @@ class TokenServer:
     """An external token server, whose tokens replace the registry's own; like `auth.token` of distribution."""
 
     realm: str | None = setting(
-        None, "URL of another token server, at which clients get tokens. The registry issues no tokens then."
+        None,
+        "URL of another token server, at which clients get tokens. The registry issues no tokens then.",
+        form="header",
     )
-    service: str | None = setting(None, "Name of this registry at the token server; the audience of its tokens.")
+    service: str | None = setting(
+        None, "Name of this registry at the token server; the audience of its tokens.", form="header"
+    )
     issuer: str | None = setting(None, "Issuer of the tokens.")
     rootcertbundle: Path | None = setting(  # noqa: RUF009 - a declaration, like the others
         None, "PEM file of the certificates or public keys that sign the tokens. Reloaded when it changes."
@@ -232,7 +236,9 @@ class Auth:
     challenge: str = setting(
         "bearer", "How clients are asked to authenticate: by tokens, or by passwords.", choices=("bearer", "basic")
     )
-    service: str = setting("docker-registry", "Name of this registry in challenges; the audience of its tokens.")
+    service: str = setting(
+        "docker-registry", "Name of this registry in challenges; the audience of its tokens.", form="header"
+    )
     issuer: str = setting("docker-registry", "Issuer of its tokens.")
     token_seconds: int = setting(300, "Lifetime of an access token.", unit="seconds", minimum=60)
     algorithm: str = setting("ES256", "Algorithm of new keys that sign tokens.", choices=("ES256", "RS256"))
@@ -272,11 +278,11 @@ class Cors:
     """Cross-origin access to responses by web pages (Fetch standard, "CORS protocol")."""
 
     origins: tuple[str, ...] = setting(
-        (), "Origins whose pages may read responses; `*` allows all. CORS is off when empty."
+        (), "Origins whose pages may read responses; `*` allows all. CORS is off when empty.", form="word"
     )
-    methods: tuple[str, ...] = setting(("GET", "HEAD", "OPTIONS"), "Allowed methods.")
-    headers: tuple[str, ...] = setting(("Content-Type",), "Allowed request headers.")
-    expose_headers: tuple[str, ...] = setting((), "Response headers that pages may read.")
+    methods: tuple[str, ...] = setting(("GET", "HEAD", "OPTIONS"), "Allowed methods.", form="header")
+    headers: tuple[str, ...] = setting(("Content-Type",), "Allowed request headers.", form="header")
+    expose_headers: tuple[str, ...] = setting((), "Response headers that pages may read.", form="header")
     supports_credentials: bool = setting(False, "Allow credentials.")
     max_age: int | None = setting(
         None, "Time that browsers may cache the preflight response.", unit="seconds", minimum=0

@@ -188,6 +188,18 @@ class TestAMistake:
             ("auth.token.jwks contains a NUL character", r'auth: {token: {jwks: "\0"}}'),
             ("bugsnag must be a text, not a section", "bugsnag: {key: a}"),
             ("cors.origins must be a list of texts", "cors: {origins: {a: b}}"),
+            ("cors.origins must be a list of texts", f"cors: {{origins: '{'[' * 3000}'}}"),
+            ("cors.origins contains a space; entries are separated by commas", "cors: {origins: a b}"),
+            *(
+                (f"{name} contains a character that HTTP headers cannot contain", text)
+                for name, text in (
+                    ("cors.expose_headers", r'cors: {expose_headers: ["a\nb"]}'),
+                    ("cors.methods", r'cors: {methods: "€"}'),
+                    ("nginx_x_accel_redirect", r'nginx_x_accel_redirect: "/a\r"'),
+                    ("registry_endpoints", r'registry_endpoints: "a\u0007"'),
+                    ("auth.service", r'auth: {service: "a\nb"}'),
+                )
+            ),
             (
                 "loglevel must be one of debug, info, warn, warning, error, critical",
                 "loglevel: loud",
@@ -204,6 +216,14 @@ class TestAMistake:
         sentence = refused("dev: {storage: memory, cache: {port: '_env:REDIS_PORT'}}", REDIS_PORT="s3cret")
 
         assert "cache.port (from REDIS_PORT) must be a whole number, at least 1" == sentence
+
+    @pytest.mark.parametrize("driver", ["s3", "swift", "azureblob", "gcs", "glance"])
+    def test_of_encoding_in_a_text_for_a_server_is_reported(self, refused, load, driver):
+        names = {"s3": "s3_secret_key", "azureblob": "azure_storage_container", "gcs": "gcs_bucket"}
+        name = names.get(driver, "swift_password")
+        assert f"{name} (from X) is not UTF-8" == refused(f"dev: {{storage: {driver}, {name}: '_env:X'}}", X="\udcff")
+        if driver in ("swift", "glance"):
+            load(f"dev: {{storage: {driver}, swift_cacert: '_env:X'}}", X="\udcff")
 
     def test_in_another_flavor_is_ignored(self, load):
         assert "memory" == load("dev: {storage: memory}\nprod: {storage: nowhere, odd: thing}").storage

@@ -20,7 +20,7 @@ from docker_registry.drivers.azureblob.account import Account
 from docker_registry.drivers.azureblob.container import AzureContainer, Entry
 from docker_registry.drivers.base import Bytes
 from docker_registry.drivers.objects import OBJECT_CAPABILITIES, VersionedObjectDriver
-from docker_registry.settings import Setting
+from docker_registry.settings import Setting, sent
 
 
 class AzureBlobDriver(VersionedObjectDriver[Entry]):
@@ -30,28 +30,30 @@ class AzureBlobDriver(VersionedObjectDriver[Entry]):
 
     _objects: AzureContainer
 
-    settings: ClassVar[tuple[Setting, ...]] = (
-        Setting("storage_path", str, "", "Prefix of all blob names."),
-        Setting("azure_storage_account_name", help="Name of the storage account."),
-        Setting("azure_storage_account_key", help="Key of the storage account.", secret=True),
-        Setting("azure_storage_container", str, "registry", "Name of the container, which must exist."),
-        Setting("azure_use_https", bool, True, "Use TLS; endpoints without TLS are rejected."),
-        Setting("azure_endpoint", help="URL of the blob service, if it is not `NAME.blob.core.windows.net`."),
-        Setting(
-            "azure_connection_string",
-            help="Name, key (or shared access signature) and endpoint in one string; replaces the settings above.",
-            secret=True,
-        ),
-        Setting("azure_timeout", int, 60, "Timeout for a response of the store.", unit="seconds", minimum=1),
-        Setting(
-            "azure_block_bytes",
-            int,
-            16777216,
-            "Block size of large files (at most 50000 blocks); every upload needs twice this memory.",
-            unit="bytes",
-            minimum=65536,
-        ),
-        Setting("azure_redirect_seconds", int, 1200, "Lifetime of signed URLs.", unit="seconds", minimum=1),
+    settings: ClassVar[tuple[Setting, ...]] = sent(
+        (
+            Setting("storage_path", str, "", "Prefix of all blob names."),
+            Setting("azure_storage_account_name", help="Name of the storage account."),
+            Setting("azure_storage_account_key", help="Key of the storage account.", secret=True),
+            Setting("azure_storage_container", str, "registry", "Name of the container, which must exist."),
+            Setting("azure_use_https", bool, True, "Use TLS; endpoints without TLS are rejected."),
+            Setting("azure_endpoint", help="URL of the blob service, if it is not `NAME.blob.core.windows.net`."),
+            Setting(
+                "azure_connection_string",
+                help="Name, key (or shared access signature) and endpoint in one string; replaces the settings above.",
+                secret=True,
+            ),
+            Setting("azure_timeout", int, 60, "Timeout for a response of the store.", unit="seconds", minimum=1),
+            Setting(
+                "azure_block_bytes",
+                int,
+                16777216,
+                "Block size of large files (at most 50000 blocks); every upload needs twice this memory.",
+                unit="bytes",
+                minimum=65536,
+            ),
+            Setting("azure_redirect_seconds", int, 1200, "Lifetime of signed URLs.", unit="seconds", minimum=1),
+        )
     )
 
     def __init__(

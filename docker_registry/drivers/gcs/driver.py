@@ -25,7 +25,7 @@ from docker_registry.drivers.gcs.bucket import Entry, GcsBucket
 from docker_registry.drivers.gcs.client import Account
 from docker_registry.drivers.objects import OBJECT_CAPABILITIES, VersionedObjectDriver
 from docker_registry.errors import ConfigError
-from docker_registry.settings import Setting
+from docker_registry.settings import Setting, sent
 
 
 class GcsDriver(VersionedObjectDriver[Entry]):
@@ -35,27 +35,29 @@ class GcsDriver(VersionedObjectDriver[Entry]):
 
     _objects: GcsBucket
 
-    settings: ClassVar[tuple[Setting, ...]] = (
-        Setting("storage_path", str, "/registry", "Prefix of all object names."),
-        Setting("gcs_bucket", help="Name of the bucket, which must exist."),
-        Setting("boto_bucket", help="Alias of `gcs_bucket`."),
-        Setting(
-            "gcs_credentials_file",
-            Path,
-            None,
-            "JSON key file of a service account. When unset, google-auth finds the credentials.",
-        ),
-        Setting("gcs_endpoint", help="URL of a compatible store other than Google's."),
-        Setting("gcs_timeout", int, 60, "Timeout for a response of the store.", unit="seconds", minimum=1),
-        Setting(
-            "gcs_chunk_bytes",
-            int,
-            16777216,
-            "Chunk size of large files, a multiple of 262144; every upload needs twice this memory.",
-            unit="bytes",
-            minimum=upload.CHUNK_UNIT_BYTES,
-        ),
-        Setting("gcs_redirect_seconds", int, 1200, "Lifetime of signed URLs.", unit="seconds", minimum=1),
+    settings: ClassVar[tuple[Setting, ...]] = sent(
+        (
+            Setting("storage_path", str, "/registry", "Prefix of all object names."),
+            Setting("gcs_bucket", help="Name of the bucket, which must exist."),
+            Setting("boto_bucket", help="Alias of `gcs_bucket`."),
+            Setting(
+                "gcs_credentials_file",
+                Path,
+                None,
+                "JSON key file of a service account. When unset, google-auth finds the credentials.",
+            ),
+            Setting("gcs_endpoint", help="URL of a compatible store other than Google's."),
+            Setting("gcs_timeout", int, 60, "Timeout for a response of the store.", unit="seconds", minimum=1),
+            Setting(
+                "gcs_chunk_bytes",
+                int,
+                16777216,
+                "Chunk size of large files, a multiple of 262144; every upload needs twice this memory.",
+                unit="bytes",
+                minimum=upload.CHUNK_UNIT_BYTES,
+            ),
+            Setting("gcs_redirect_seconds", int, 1200, "Lifetime of signed URLs.", unit="seconds", minimum=1),
+        )
     )
 
     def __init__(

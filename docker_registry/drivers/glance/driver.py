@@ -55,7 +55,7 @@ class GlanceDriver(StorageDriver):
         Setting("glance_project_domain", help="Domain of the project. `swift_project_domain` when unset."),
         Setting("glance_region_name", help="Region. `swift_region_name` when unset."),
         *(
-            replace(setting, default=None) if setting.name == "storage_path" else setting
+            replace(setting, default=None, form="") if setting.name == "storage_path" else setting
             for setting in SwiftDriver.settings
         ),
     )

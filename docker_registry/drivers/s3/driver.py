@@ -29,7 +29,7 @@ from docker_registry.errors import (
     StorageError,
     StorageUnavailable,
 )
-from docker_registry.settings import Setting
+from docker_registry.settings import Setting, sent
 
 #: Class names of boto's calling formats, without their module, and whether each is path style.
 _CALLING_FORMATS: Final = {
@@ -48,46 +48,55 @@ class S3Driver(VersionedObjectDriver[Entry]):
 
     _objects: S3Bucket
 
-    settings: ClassVar[tuple[Setting, ...]] = (
-        Setting("storage_path", str, "/registry", "Prefix of all object keys."),
-        Setting("s3_bucket", help="Name of the bucket, which must exist."),
-        Setting("boto_bucket", help="Alias of `s3_bucket`."),
-        Setting("s3_region", help="Region of the bucket. When unset: boto3's own configuration, else `us-east-1`."),
-        Setting("s3_access_key", help="Access key ID. When unset, boto3 finds a profile or role.", secret=True),
-        Setting("s3_secret_key", help="Secret access key.", secret=True),
-        Setting("s3_encrypt", bool, True, "Encrypt objects on the server (AES256)."),
-        Setting("s3_kms_key", help="Encrypt with this KMS key instead; `aws/s3` is the account's default key."),
-        Setting("s3_storage_class", help="Storage class of new objects, such as `STANDARD_IA`."),
-        Setting("s3_secure", bool, True, "Use TLS; endpoints without TLS are rejected."),
-        Setting("s3_endpoint", help="URL of a compatible store other than Amazon's."),
-        Setting(
-            "s3_path_style", bool, None, "Address the bucket in the path. True when unset and `s3_endpoint` is set."
-        ),
-        Setting("s3_timeout", int, 60, "Timeout for a response of the store.", unit="seconds", minimum=1),
-        Setting(
-            "s3_part_bytes",
-            int,
-            16777216,
-            "Part size of large files; every upload needs memory for two parts, at least 32 MiB.",
-            unit="bytes",
-            minimum=5242880,
-        ),
-        Setting("s3_redirect_seconds", int, 1200, "Lifetime of signed URLs.", unit="seconds", minimum=1),
-        Setting("s3_host", help="Alias of `boto_host`."),
-        Setting("boto_host", help="Host of a compatible store other than Amazon's; prefer `s3_endpoint`."),
-        Setting("boto_port", int, None, "Port of that store.", minimum=1, maximum=65535),
-        Setting("boto_secure", bool, None, "`false` means `s3_secure: false`."),
-        Setting(
-            "boto_calling_format",
-            help="`boto.s3.connection.OrdinaryCallingFormat` sets `s3_path_style`; `…Subdomain…` clears it.",
-        ),
-        Setting("boto_proxy", help="Host of the proxy for requests to the store."),
-        Setting("boto_proxy_port", int, None, "Port of that proxy.", minimum=1, maximum=65535),
-        Setting("boto_proxy_user", help="User name for that proxy."),
-        Setting("boto_proxy_pass", help="Password for that proxy.", secret=True),
-        Setting("cloudfront.base", help="URL of the CloudFront distribution of the bucket, for `storage_redirect`."),
-        Setting("cloudfront.keyid", help="ID of the public key that CloudFront verifies signed URLs with."),
-        Setting("cloudfront.keysecret", help="RSA private key (PEM), or the path of its file.", secret=True),
+    settings: ClassVar[tuple[Setting, ...]] = sent(
+        (
+            Setting("storage_path", str, "/registry", "Prefix of all object keys."),
+            Setting("s3_bucket", help="Name of the bucket, which must exist."),
+            Setting("boto_bucket", help="Alias of `s3_bucket`."),
+            Setting("s3_region", help="Region of the bucket. When unset: boto3's own configuration, else `us-east-1`."),
+            Setting("s3_access_key", help="Access key ID. When unset, boto3 finds a profile or role.", secret=True),
+            Setting("s3_secret_key", help="Secret access key.", secret=True),
+            Setting("s3_encrypt", bool, True, "Encrypt objects on the server (AES256)."),
+            Setting("s3_kms_key", help="Encrypt with this KMS key instead; `aws/s3` is the account's default key."),
+            Setting("s3_storage_class", help="Storage class of new objects, such as `STANDARD_IA`."),
+            Setting("s3_secure", bool, True, "Use TLS; endpoints without TLS are rejected."),
+            Setting("s3_endpoint", help="URL of a compatible store other than Amazon's."),
+            Setting(
+                "s3_path_style", bool, None, "Address the bucket in the path. True when unset and `s3_endpoint` is set."
+            ),
+            Setting("s3_timeout", int, 60, "Timeout for a response of the store.", unit="seconds", minimum=1),
+            Setting(
+                "s3_part_bytes",
+                int,
+                16777216,
+                "Part size of large files; every upload needs memory for two parts, at least 32 MiB.",
+                unit="bytes",
+                minimum=5242880,
+            ),
+            Setting("s3_redirect_seconds", int, 1200, "Lifetime of signed URLs.", unit="seconds", minimum=1),
+            Setting("s3_host", help="Alias of `boto_host`."),
+            Setting("boto_host", help="Host of a compatible store other than Amazon's; prefer `s3_endpoint`."),
+            Setting("boto_port", int, None, "Port of that store.", minimum=1, maximum=65535),
+            Setting("boto_secure", bool, None, "`false` means `s3_secure: false`."),
+            Setting(
+                "boto_calling_format",
+                help="`boto.s3.connection.OrdinaryCallingFormat` sets `s3_path_style`; `…Subdomain…` clears it.",
+            ),
+            Setting("boto_proxy", help="Host of the proxy for requests to the store."),
+            Setting("boto_proxy_port", int, None, "Port of that proxy.", minimum=1, maximum=65535),
+            Setting("boto_proxy_user", help="User name for that proxy."),
+            Setting("boto_proxy_pass", help="Password for that proxy.", secret=True),
+            Setting(
+                "cloudfront.base", help="URL of the CloudFront distribution of the bucket, for `storage_redirect`."
+            ),
+            Setting("cloudfront.keyid", help="ID of the public key that CloudFront verifies signed URLs with."),
+            Setting(
+                "cloudfront.keysecret",
+                help="RSA private key (PEM), or the path of its file.",
+                secret=True,
+                form="file",
+            ),
+        )
     )
 
     def __init__(

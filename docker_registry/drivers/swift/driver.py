@@ -22,7 +22,7 @@ from docker_registry.drivers.swift.container import Entry, SwiftContainer
 from docker_registry.drivers.swift.keystone import check_url
 from docker_registry.drivers.swift.segments import Segments
 from docker_registry.errors import ConfigError, PathNotFound, PreconditionFailed
-from docker_registry.settings import Setting
+from docker_registry.settings import Setting, sent
 
 
 class SwiftDriver(ObjectDriver[Entry]):
@@ -32,48 +32,51 @@ class SwiftDriver(ObjectDriver[Entry]):
 
     _objects: SwiftContainer
 
-    settings: ClassVar[tuple[Setting, ...]] = (
-        Setting("storage_path", str, "/registry", "Prefix of all object names."),
-        Setting("swift_authurl", help="URL of Keystone (`…/v3`) or TempAuth (`…/auth/v1.0`)."),
-        Setting(
-            "swift_auth_version",
-            help="Version of the authentication API. Derived from the URL when unset.",
-            choices=("1", "2", "3"),
-        ),
-        Setting("swift_container", help="Name of the container; created if missing."),
-        Setting("swift_user", help="User name; `account:user` for TempAuth."),
-        Setting("swift_password", help="Password.", secret=True),
-        Setting("swift_tenant_name", help="Keystone: project."),
-        Setting("swift_region_name", help="Keystone: region, if there are several."),
-        Setting("swift_user_domain", str, "Default", "Keystone: domain of the user."),
-        Setting("swift_project_domain", str, "Default", "Keystone: domain of the project."),
-        Setting(
-            "swift_endpoint_type",
-            str,
-            "public",
-            "Keystone: type of the Swift endpoint.",
-            choices=("public", "internal", "admin"),
-        ),
-        Setting(
-            "swift_cacert",
-            help="PEM file of the certificate authorities that sign the certificates of Swift and Keystone.",
-        ),
-        Setting("swift_insecure", bool, False, "Skip the verification of certificates."),
-        Setting("swift_timeout", int, 60, "Timeout for a response of the store.", unit="seconds", minimum=1),
-        Setting(
-            "swift_segment_bytes",
-            int,
-            16777216,
-            "Segment size of large files; every upload needs twice this memory.",
-            unit="bytes",
-            minimum=1048576,
-        ),
-        Setting(
-            "swift_temp_url_key",
-            help="Key that signs URLs for `storage_redirect`; it is set on the container.",
-            secret=True,
-        ),
-        Setting("swift_temp_url_seconds", int, 1200, "Lifetime of signed URLs.", unit="seconds", minimum=1),
+    settings: ClassVar[tuple[Setting, ...]] = sent(
+        (
+            Setting("storage_path", str, "/registry", "Prefix of all object names."),
+            Setting("swift_authurl", help="URL of Keystone (`…/v3`) or TempAuth (`…/auth/v1.0`)."),
+            Setting(
+                "swift_auth_version",
+                help="Version of the authentication API. Derived from the URL when unset.",
+                choices=("1", "2", "3"),
+            ),
+            Setting("swift_container", help="Name of the container; created if missing."),
+            Setting("swift_user", help="User name; `account:user` for TempAuth."),
+            Setting("swift_password", help="Password.", secret=True),
+            Setting("swift_tenant_name", help="Keystone: project."),
+            Setting("swift_region_name", help="Keystone: region, if there are several."),
+            Setting("swift_user_domain", str, "Default", "Keystone: domain of the user."),
+            Setting("swift_project_domain", str, "Default", "Keystone: domain of the project."),
+            Setting(
+                "swift_endpoint_type",
+                str,
+                "public",
+                "Keystone: type of the Swift endpoint.",
+                choices=("public", "internal", "admin"),
+            ),
+            Setting(
+                "swift_cacert",
+                help="PEM file of the certificate authorities that sign the certificates of Swift and Keystone.",
+                form="file",
+            ),
+            Setting("swift_insecure", bool, False, "Skip the verification of certificates."),
+            Setting("swift_timeout", int, 60, "Timeout for a response of the store.", unit="seconds", minimum=1),
+            Setting(
+                "swift_segment_bytes",
+                int,
+                16777216,
+                "Segment size of large files; every upload needs twice this memory.",
+                unit="bytes",
+                minimum=1048576,
+            ),
+            Setting(
+                "swift_temp_url_key",
+                help="Key that signs URLs for `storage_redirect`; it is set on the container.",
+                secret=True,
+            ),
+            Setting("swift_temp_url_seconds", int, 1200, "Lifetime of signed URLs.", unit="seconds", minimum=1),
+        )
     )
 
     def __init__(
