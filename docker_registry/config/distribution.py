@@ -18,7 +18,7 @@ import yaml
 
 from docker_registry.config.distribution_keys import DRIVERS, KEYS, NOT_NEEDED, NOT_SUPPORTED, REFUSED, SAME, Key
 from docker_registry.config.distribution_sections import SECTIONS, Translation, is_cloudfront
-from docker_registry.config.distribution_values import text
+from docker_registry.config.distribution_values import TOO_DEEP, is_too_deep, text
 from docker_registry.config.plain_variables import settings_of_plain_variables
 from docker_registry.errors import ConfigError
 
@@ -154,9 +154,14 @@ def _put(tree: dict[str, Any], path: list[str], index: int | None, value: Any) -
 def _parse(variable: str, text: str) -> Any:
     """Parse a variable as YAML, with every scalar left a string."""
     try:
-        return yaml.load(text, yaml.BaseLoader)  # noqa: S506 - the safe loader without types
+        tree = yaml.load(text, yaml.BaseLoader)  # noqa: S506 - the safe loader without types
     except yaml.YAMLError:
         raise ConfigError(f"{variable} is not valid YAML") from None
+    except RecursionError:
+        raise ConfigError(f"{variable} {TOO_DEEP}") from None
+    if is_too_deep(tree):
+        raise ConfigError(f"{variable} {TOO_DEEP}")
+    return tree
 
 
 def _translate(given: dict[str, Any], translation: Translation) -> None:

@@ -6,6 +6,11 @@ import math
 import re
 from typing import Any, Final
 
+#: Levels of sections and lists; more than any configuration has.
+_MAX_DEPTH: Final = 100
+#: The error about a configuration that has more.
+TOO_DEEP: Final = "is nested too deeply, or an anchor contains itself"
+
 _DURATION: Final = re.compile(r"([0-9.]+)(ns|us|µs|ms|s|m|h)")
 #: The longest duration of Go: 64 bits of nanoseconds.
 _MAX_SECONDS: Final = 2**63 * 1e-9
@@ -78,3 +83,12 @@ def is_true(value: Any) -> bool:
 def text(value: Any) -> str:
     """Return a scalar as it was written."""
     return value if isinstance(value, str) else "[]" if value == [] else repr(value)
+
+
+def is_too_deep(tree: object) -> bool:
+    """Return whether a tree is deeper than any configuration; one that contains itself is."""
+    level: dict[int, Any] = {id(tree): tree} if isinstance(tree, (dict, list)) else {}
+    for _ in range(_MAX_DEPTH):
+        children = (child for each in level.values() for child in (each.values() if isinstance(each, dict) else each))
+        level = {id(child): child for child in children if isinstance(child, (dict, list))}
+    return bool(level)

@@ -30,7 +30,9 @@ import yaml
 
 from docker_registry.config import distribution
 from docker_registry.config.distribution_sections import Translation
+from docker_registry.config.distribution_values import TOO_DEEP, is_too_deep
 from docker_registry.errors import ConfigError
+from docker_registry.settings import check_header
 
 logger = logging.getLogger(__name__)
 
@@ -107,6 +109,10 @@ def read_flavor(environ: Mapping[str, str]) -> Flavor:
             f"{path} has no flavor {name} (SETTINGS_FLAVOR; there is {available})"
             + did_you_mean(name, {flavor: flavor for flavor in flavors})
         )
+    try:
+        check_header(name)  # responses name it
+    except ValueError as error:
+        raise ConfigError(f"{path}: the name of the flavor (SETTINGS_FLAVOR) {error}") from None
     return Flavor(path, name, merge(flavors.get(COMMON, {}), flavors[name]), environ)
 
 
@@ -185,7 +191,7 @@ def read_tree(path: Path) -> dict[str, Any]:
     Return the content of a file, every scalar as text; empty if it is no mapping.
 
     Raises:
-        ConfigError: the file cannot be read or is not valid YAML.
+        ConfigError: the file cannot be read, is not valid YAML, or is nested too deeply.
     """
     try:
         content = path.read_bytes()
@@ -197,6 +203,10 @@ def read_tree(path: Path) -> dict[str, Any]:
         tree = _parse(content)
     except yaml.YAMLError as error:
         raise ConfigError(f"{path} is not valid YAML: {_describe_error(error)}") from None
+    except RecursionError:
+        raise ConfigError(f"{path} {TOO_DEEP}") from None
+    if is_too_deep(tree):
+        raise ConfigError(f"{path} {TOO_DEEP}")
     return tree if isinstance(tree, dict) else {}
 
 

@@ -207,6 +207,18 @@ class TestBadYaml:
             flavors.read(path)
         assert f"{path} is not valid YAML: it contains control characters, or is not UTF-8" == str(caught.value)
 
+    @pytest.mark.parametrize(
+        "text",
+        [
+            f"dev: {'[' * 900}{']' * 900}",
+            f"dev: {'{a: ' * 5000}b{'}' * 5000}",
+            "dev: {auth: &a {b: *a}}",
+            "version: 0.1\nstorage: &a {filesystem: *a}",
+        ],
+    )
+    def test_that_is_nested_too_deeply_is_rejected(self, refused, path, text):
+        assert f"{path} is nested too deeply, or an anchor contains itself" == refused(text)
+
     def test_a_list_as_a_key_is_refused(self, refused):
         assert "line 1: while constructing a mapping, found unhashable key" in refused("dev: {[a]: b, [a]: c}")
 
