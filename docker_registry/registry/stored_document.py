@@ -10,6 +10,9 @@ from typing import Any, Final, NoReturn
 from docker_registry.drivers.base import ABSENT, StorageDriver, Versioned
 from docker_registry.errors import PreconditionFailed
 
+#: The latest time: it is in the year 4147, so the end of a life that begins then is a date, too.
+_MAX_SECONDS: Final = 2**36
+
 #: Maximum number of digits of an integer; a float can hold any such integer.
 _MAX_DIGITS: Final = 300
 
@@ -26,6 +29,18 @@ def parse(content: bytes) -> Any:
         return json.loads(content, parse_constant=_refuse, parse_float=_finite, parse_int=_whole)
     except RecursionError:
         raise ValueError("the document is nested too deeply") from None
+
+
+def time_of(value: Any) -> float:
+    """
+    Return a stored time, in seconds since the Unix epoch.
+
+    Raises:
+        ValueError, TypeError: it is no number, or not within a range that dates can hold.
+    """
+    if not 0 <= (seconds := float(value)) <= _MAX_SECONDS:
+        raise ValueError("the time is out of range")
+    return seconds
 
 
 def _refuse(text: str) -> NoReturn:

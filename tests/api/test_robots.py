@@ -163,7 +163,7 @@ class TestARobotsToken:
     @pytest.mark.parametrize(
         "change",
         [{}, {"scopes": [1]}, {"scopes": 1}, {"hash": []}, {"name": {}}]
-        + [{"expires": time} for time in ("never", 10**400, math.inf, math.nan)],
+        + [{"expires": time} for time in ("never", 10**400, 1e300, -1, math.inf, math.nan)],
     )
     def test_of_a_damaged_file_is_refused_and_the_file_is_kept(self, driver, change):
         whole = {"name": "ci", "hash": "", "scopes": ["a:pull"], "created": 1, "expires": 2}

@@ -256,7 +256,7 @@ class TestARefreshToken:
     def test_that_is_unknown_is_refused(self, server, text):
         assert 401 == post(server, grant_type="refresh_token", refresh_token=text).status_code
 
-    @pytest.mark.parametrize("last_used", [math.nan, math.inf, "never"])
+    @pytest.mark.parametrize("last_used", [math.nan, math.inf, 1e300, "never"])
     def test_whose_record_is_damaged_is_refused(self, last_used):
         driver = MemoryDriver()
         tokens = RefreshTokens(driver)
@@ -525,8 +525,8 @@ class TestASigningKey:
         assert 2 == len(json.loads(keys._driver.get_content(PATH))["keys"])
 
     def test_that_is_damaged_is_an_error(self, keys):
-        endless = {"keys": [{**keys.current().to_json(), "created": math.nan}]}
-        for content in (b"", b"{", json.dumps(endless).encode()):
+        endless = [{"keys": [{**keys.current().to_json(), "created": time}]} for time in (math.nan, 1e300)]
+        for content in (b"", b"{", *(json.dumps(each).encode() for each in endless)):
             keys._driver.put_content(PATH, content)
             with pytest.raises(Exception, match="damaged"):
                 SigningKeys(keys._driver).current()

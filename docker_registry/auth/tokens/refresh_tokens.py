@@ -151,7 +151,7 @@ class RefreshTokens:
         try:
             stored = self._driver.get_versioned(f"{FOLDER}/{token_id}")
             found = RefreshToken(token_id=token_id, **stored_document.parse(stored.content))
-            times = float(found.created), float(found.last_used)
+            times = stored_document.time_of(found.created), stored_document.time_of(found.last_used)
             return replace(found, created=times[0], last_used=times[1]), stored.version
         except (PathNotFound, ValueError, TypeError):
             return None, None

@@ -92,7 +92,7 @@ class SigningKey:
         if not isinstance(private, ec.EllipticCurvePrivateKey | rsa.RSAPrivateKey):
             raise TypeError("not an EC or RSA key")
         public = private.public_key()
-        return cls(key_id(public), stored["algorithm"], float(stored["created"]), private, public)
+        return cls(key_id(public), stored["algorithm"], stored_document.time_of(stored["created"]), private, public)
 
 
 def key_id(public: PublicKey) -> str:

@@ -102,7 +102,7 @@ class Robot:
         name, token_hash, scopes = stored["name"], stored["hash"], tuple(stored["scopes"])
         if not all(isinstance(text, str) for text in (name, token_hash, *scopes)):
             raise TypeError("the name, the hash and the scopes must be strings")
-        times = float(stored["created"]), float(stored["expires"])
+        times = stored_document.time_of(stored["created"]), stored_document.time_of(stored["expires"])
         return cls(name, token_hash, scopes, *times, parse_scopes(scopes))
 
 
