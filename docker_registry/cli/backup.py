@@ -7,7 +7,7 @@ import json
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.cli.command import INCOMPLETE, Command, load_config
+from docker_registry.cli.command import INCOMPLETE, Command, load_store_config
 from docker_registry.cli.progress import ProgressLine
 
 if TYPE_CHECKING:
@@ -26,7 +26,7 @@ def run(arguments: argparse.Namespace) -> int:
     from docker_registry.registry.maintenance.backup import Backup
     from docker_registry.registry.maintenance.backup_folder import BackupFolder
 
-    config, folder = load_config(), Path(arguments.folder)
+    config, folder = load_store_config(), Path(arguments.folder)
     store = services.storage_folder(config)
     if store is not None and (_is_within(folder, store) or _is_within(store, folder)):
         raise ConfigError(f"The folder of the backup must be outside of that of the store, {store}.")

@@ -26,6 +26,7 @@ def run(chosen: argparse.Namespace) -> int:
         0; every failure is raised.
     """
     from docker_registry import services
+    from docker_registry.cli.store_owner import act_as_owner
     from docker_registry.server import launch
 
     choose_file(chosen.config)
@@ -37,6 +38,8 @@ def run(chosen: argparse.Namespace) -> int:
     if folder is not None:
         launch.create_store_folder(folder, uid, gid)
     launch.switch_user(uid, gid)
+    if folder is not None:
+        act_as_owner(folder)
     summary = check(config)
     print(json.dumps(asdict(summary)) if chosen.json else "\n".join(summary.lines()))
     return 0

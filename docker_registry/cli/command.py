@@ -84,6 +84,30 @@ def choose_file(path: str | None) -> None:
     os.environ.update(server_variables(os.environ))
 
 
+def load_store_config() -> Config:
+    """
+    Load the configuration for a command that opens the store, which must create files as the server does.
+
+    Raises:
+        ConfigError: as for :func:`load_config`; or the user of the workers does not exist.
+    """
+    from docker_registry import services
+    from docker_registry.cli.store_owner import act_as_owner
+
+    config = load_config()
+    folder = services.storage_folder(config)
+    if folder is not None and os.geteuid() == 0:
+        if os.environ.get("GUNICORN_USER"):
+            from docker_registry.server import launch
+
+            uid, gid = launch.worker_ids(os.environ)
+            launch.create_store_folder(folder, uid, gid)
+            act_as_owner(folder, uid, gid)
+        else:
+            act_as_owner(folder)
+    return config
+
+
 def load_config() -> Config:
     """
     Load the configuration that the environment selects.

@@ -8,7 +8,7 @@ import signal
 import time
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.cli.command import Command, load_config
+from docker_registry.cli.command import Command, load_store_config
 from docker_registry.errors import ConfigError, RegistryError, StorageUnavailable
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ def run(_: argparse.Namespace) -> int:
     from docker_registry import services
     from docker_registry.logs.setup import start_logging
 
-    config = load_config()
+    config = load_store_config()
     with services.build(config, v1=True) as built:
         if built.diff_queue is None:
             raise ConfigError("cache.host is not set: without Redis, a diff is computed when a client asks for it.")

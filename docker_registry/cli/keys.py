@@ -9,7 +9,7 @@ from contextlib import contextmanager
 from datetime import datetime, timezone
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.cli.command import Command, add_json, changes_by, load_config
+from docker_registry.cli.command import Command, add_json, changes_by, load_store_config
 
 if TYPE_CHECKING:
     from docker_registry.auth.tokens.signing_keys import SigningKey
@@ -60,7 +60,7 @@ def opened_services() -> Iterator[Services]:
     from docker_registry import services
     from docker_registry.errors import ConfigError
 
-    config = load_config()
+    config = load_store_config()
     if not services.has_access_control(config):
         raise ConfigError("Access control is not configured (auth).")
     with services.build(config) as built:

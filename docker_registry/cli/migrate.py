@@ -7,7 +7,7 @@ import json
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.cli.command import INCOMPLETE, Command, add_json, load_config
+from docker_registry.cli.command import INCOMPLETE, Command, add_json, load_store_config
 from docker_registry.cli.progress import ProgressBar
 
 if TYPE_CHECKING:
@@ -20,7 +20,7 @@ def run(arguments: argparse.Namespace) -> int:
     from docker_registry.registry.v1.migration import Migration
 
     bar = ProgressBar("images")
-    with services.build(load_config(), v1=True) as built:
+    with services.build(load_store_config(), v1=True) as built:
         report = Migration(built.registry.driver, built.require_legacy().images, dry_run=arguments.dry_run).run(
             bar.show
         )

@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Final
 
-from docker_registry.cli.command import INCOMPLETE, Command, changes_by, load_config
+from docker_registry.cli.command import INCOMPLETE, Command, changes_by, load_store_config
 from docker_registry.errors import ConfigError, NameInvalid, RegistryError
 
 if TYPE_CHECKING:
@@ -175,7 +175,7 @@ def _opened() -> Iterator[tuple[Services, Mirror]]:
     """
     from docker_registry import services
 
-    with services.build(load_config()) as built:
+    with services.build(load_store_config()) as built:
         if built.mirror is None:
             raise ConfigError("This registry mirrors nothing (mirroring.upstreams).")
         built.read_only.refresh()

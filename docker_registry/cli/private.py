@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Final
 
-from docker_registry.cli.command import Command, changes_by, load_config
+from docker_registry.cli.command import Command, changes_by, load_store_config
 
 
 def run(arguments: argparse.Namespace) -> int:
@@ -24,7 +24,7 @@ def run(arguments: argparse.Namespace) -> int:
 def _list() -> list[str]:
     from docker_registry import services
 
-    with services.build(load_config()) as built:
+    with services.build(load_store_config()) as built:
         return built.registry.private_repositories.canonical_names()
 
 
@@ -41,7 +41,7 @@ def _clear(text: str) -> list[str]:
     from docker_registry.registry.names import ImageRepositoryName
 
     name = ImageRepositoryName.parse(text)
-    with services.build(load_config(), v1=True) as built:
+    with services.build(load_store_config(), v1=True) as built:
         if not built.registry.private_repositories.is_private(name):
             raise NameUnknown("No private repository has this name.", name=text)
         built.require_legacy().private_images.set_private(name, private=False, actor=COMMAND_LINE)

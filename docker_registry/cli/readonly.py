@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Final
 
-from docker_registry.cli.command import Command, changes_by, load_config
+from docker_registry.cli.command import Command, changes_by, load_store_config
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -14,7 +14,7 @@ def run(chosen: argparse.Namespace) -> int:
     from docker_registry import services
     from docker_registry.registry.read_only import ReadOnly
 
-    read_only = ReadOnly(services.open_driver(load_config()))
+    read_only = ReadOnly(services.open_driver(load_store_config()))
     if chosen.action == "on":
         read_only.switch_on(chosen.why)
     elif chosen.action == "off":

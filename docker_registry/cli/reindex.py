@@ -6,7 +6,7 @@ import argparse
 import json
 from typing import Final
 
-from docker_registry.cli.command import Command, add_json, load_config
+from docker_registry.cli.command import Command, add_json, load_store_config
 from docker_registry.cli.progress import counted
 
 
@@ -15,7 +15,7 @@ def run(chosen: argparse.Namespace) -> int:
     from docker_registry import services
     from docker_registry.registry.search.index import NullIndex
 
-    with services.build(load_config()) as built:
+    with services.build(load_store_config()) as built:
         private, indexed = built.registry.private_repositories.adopt(), None
         if not isinstance(built.search_index, NullIndex):
             missed = built.search_updates.missed

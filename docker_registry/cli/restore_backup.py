@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Final
 
 from docker_registry.cli.backup import add_folder, print_report
-from docker_registry.cli.command import Command, load_config
+from docker_registry.cli.command import Command, load_store_config
 from docker_registry.cli.progress import ProgressLine
 
 
@@ -17,7 +17,7 @@ def run(arguments: argparse.Namespace) -> int:
     from docker_registry.registry.maintenance.backup_folder import BackupFolder
     from docker_registry.registry.maintenance.restoration import Restoration
 
-    driver = services.open_store(load_config())
+    driver = services.open_store(load_store_config())
     line = ProgressLine()
     folder = BackupFolder(Path(arguments.folder))
     restoration = Restoration(driver, folder, overwrite=arguments.overwrite, progress=line.show)

@@ -9,7 +9,7 @@ import sys
 from pathlib import Path
 from typing import Final
 
-from docker_registry.cli.command import Command, add_json, changes_by, load_config
+from docker_registry.cli.command import Command, add_json, changes_by, load_store_config
 
 #: What is printed of a change.
 _DONE: Final = {"added": "was added", "changed": "has a new password", "removed": "was removed"}
@@ -100,7 +100,7 @@ def _file() -> Path:
     """
     from docker_registry.errors import ConfigError
 
-    path = load_config().auth.htpasswd
+    path = load_store_config().auth.htpasswd
     if path is None:
         raise ConfigError("There is no file of users: set auth.htpasswd (REGISTRY_AUTH_HTPASSWD).")
     return path

@@ -137,6 +137,30 @@ class TestAFailedStart:
         assert "Permission denied" in sentence(run(*command, prefix=powerless))
 
 
+class TestACommandOfRoot:
+    @pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as the owner of a store")
+    def test_creates_files_as_the_user_of_the_server(self, run, tmp_path):
+        store, new, private = tmp_path / "store", tmp_path / "new", tmp_path / "private"
+        store.mkdir()
+        os.chown(store, 65534, 65534)
+        private.mkdir(mode=0o700)
+        users = {"REGISTRY_AUTH_HTPASSWD": str(private / "users")}
+        workers = {"STORAGE_PATH": str(new), "GUNICORN_USER": "65534", "GUNICORN_GROUP": "65534"}
+        add_user = f"import sys, io; sys.stdin = io.StringIO('secret'); {PROGRAM}"
+        adding = [sys.executable, "-c", add_user, "user", "add", "alice"]
+        subprocess.run(adding, cwd=ROOT, env={**os.environ, **users, "STORAGE_PATH": str(store)}, check=True)
+        robot, backup = ["robot", "add", "ci", "--scope", "acme/**:pull"], ["backup", str(private / "backup")]
+        for command, environment in ((["check"], {}), (robot, {}), (backup, {}), (robot, workers)):
+            done = run(*command, **users, **environment)
+            assert 0 == done.returncode, done.stderr
+        created = [store, *store.rglob("*"), new, *new.rglob("*"), private / "users"]
+        assert [] == [path for path in created if path.stat().st_uid != 65534]
+        os.chown(private / "users", 0, 4)
+        adding[-1] = "bob"
+        subprocess.run(adding, cwd=ROOT, env={**os.environ, **users, "STORAGE_PATH": str(store)}, check=True)
+        assert (0, 4) == ((private / "users").stat().st_uid, (private / "users").stat().st_gid)
+
+
 class TestTheEnvironment:
     @pytest.mark.parametrize(
         ("name", "value"),

@@ -145,7 +145,7 @@ def _replace(target: Path, content: bytes, mode: int) -> None:
             file.write(content)
             file.flush()
             os.fchmod(file.fileno(), mode)
-            if target.exists() and os.geteuid() == 0:
+            if target.exists() and os.getuid() == 0:
                 found = target.stat()
                 os.fchown(file.fileno(), found.st_uid, found.st_gid)
             os.fsync(file.fileno())
