@@ -388,8 +388,3 @@ class AccessControl:
             f"{client.name} may not {action.value} in {resource}.",
             user=client.name, action=action.value, repository=None if name is None else canonical(name),
         )  # fmt: skip
-
-
-def parse_scopes(texts: Iterable[str], repository_name: Callable[[str], str] = str) -> list[Scope]:
-    """Return the scopes in request parameters; see :func:`docker_registry.auth.tokens.scopes.parse`."""
-    return scopes.parse(texts, repository_name)

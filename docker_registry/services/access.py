@@ -120,11 +120,9 @@ def _open_external_tokens(section: TokenServer) -> ExternalTokens | None:
     """
     if section.realm is None:
         return None
-    from docker_registry.auth.external import external_tokens, key_sources
+    from docker_registry.auth.external import external_tokens
 
-    keys = key_sources.open_keys(
-        "auth.token", certificates=section.rootcertbundle, jwks=section.jwks, ca=section.ca, name="the token server"
-    )
+    keys = external_tokens.open_keys(certificates=section.rootcertbundle, jwks=section.jwks, ca=section.ca)
     server = external_tokens.TokenServer.parse(
         realm=section.realm,
         service=section.service,

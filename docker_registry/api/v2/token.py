@@ -19,9 +19,10 @@ from flask import Blueprint, Response, jsonify, request
 
 from docker_registry.api import requests
 from docker_registry.api.client_origin import ClientOrigin
-from docker_registry.auth.access_control import AccessControl, parse_scopes
+from docker_registry.auth.access_control import AccessControl
 from docker_registry.auth.client import Client
 from docker_registry.auth.rules.policy import as_client
+from docker_registry.auth.tokens import scopes
 from docker_registry.auth.tokens.tokens import Tokens
 from docker_registry.errors import Invalid, Unauthorized
 from docker_registry.http.exchange import CONTEXT
@@ -80,7 +81,7 @@ def blueprint(
         return None if version is None else tokens.refresh.issue(client.name, name, version)
 
     def _response(client: Client, wanted: Sequence[str], refresh: str | None) -> Response:
-        grant = control.grant(client, parse_scopes(wanted, name_in_scope))
+        grant = control.grant(client, scopes.parse(wanted, name_in_scope))
         user = "" if client.is_anonymous else client.name
         version = client.version or control.logins.user_version(user) or ""
         issued = tokens.access.issue(user, version, grant, client.groups, client.expires)

@@ -6,12 +6,16 @@ Its tokens decide what their holders may do; with a rules file, both must allow 
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Collection
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, Final
 
-from docker_registry.auth.external.key_sets import KeySource
+from docker_registry.auth.external import https_documents
+from docker_registry.auth.external.key_sets import FileKeys, KeySource, parse_certificates, parse_jwks
+from docker_registry.auth.external.remote_keys import RemoteKeys
 from docker_registry.auth.tokens import json_web_tokens
 from docker_registry.auth.tokens.access_tokens import AccessToken
 from docker_registry.auth.tokens.json_web_tokens import ALGORITHMS, SKEW_SECONDS, Remembered
@@ -63,6 +67,31 @@ class TokenServer:
         if unknown:
             raise ConfigError(f"auth.token.signingalgorithms must be some of {', '.join(ALGORITHMS)}")
         return cls(realm, service, issuer, tuple(algorithms) or ALGORITHMS)
+
+
+def open_keys(*, certificates: Path | None, jwks: str | None, ca: Path | None) -> KeySource:
+    """
+    Open the keys of a token server: the one source that is configured.
+
+    Args:
+        certificates: PEM file of certificates or public keys.
+        jwks: JSON Web Key Set; a path, or a URL with ``https://``.
+        ca: certificate authorities for the URL.
+
+    Raises:
+        ConfigError: neither or both are set, or a file cannot be used.
+    """
+    if (certificates is None) == (jwks is None):
+        raise ConfigError("auth.token: set either rootcertbundle or jwks")
+    if certificates is not None:
+        return FileKeys(certificates, parse_certificates, "auth.token.rootcertbundle")
+    url = jwks or ""
+    if "://" not in url:
+        return FileKeys(Path(os.path.expanduser(url)).absolute(), parse_jwks, "auth.token.jwks")
+    https_documents.check_url("auth.token.jwks", url)
+    if ca is not None and not os.path.isfile(ca):  # noqa: PTH113 - raises no PermissionError
+        raise ConfigError(f"auth.token.ca: {ca} cannot be read")
+    return RemoteKeys("the token server", lambda: https_documents.fetch(url, ca))
 
 
 class ExternalTokens:
