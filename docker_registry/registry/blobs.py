@@ -11,7 +11,14 @@ from typing import Final
 
 from docker_registry.concurrency import run_concurrently
 from docker_registry.drivers.base import ABSENT, StorageDriver
-from docker_registry.errors import BlobUnknown, PathNotFound, PreconditionFailed, UpstreamUnavailable
+from docker_registry.drivers.paths import check_path
+from docker_registry.errors import (
+    BlobUnknown,
+    PathInvalid,
+    PathNotFound,
+    PreconditionFailed,
+    UpstreamUnavailable,
+)
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.access import Access, hide
 from docker_registry.registry.actor import ANONYMOUS_PUSH, Actor
@@ -343,10 +350,24 @@ class Blobs:
 
     def _find_elsewhere(self, digest: Digest) -> Blob:
         """Find a blob through its alias file, or restore it if it is waiting for its removal."""
-        size, _, path = (self._driver.find(layout.blob_alias(digest)) or b"").decode().partition(" ")
+        size, path = _parse_alias(self._driver.find(layout.blob_alias(digest)) or b"")
         if path and str(self._driver.find_size(path)) == size:
             return Blob(digest, int(size), path)
         restored = self._driver.find_size(layout.blob_data(digest)) if self.removed.restore(digest) else None
         if restored is None:
             raise BlobUnknown(digest=str(digest))
         return Blob(digest, restored, layout.blob_data(digest))
+
+
+def _parse_alias(content: bytes) -> tuple[str, str]:
+    """
+    Return the size, in digits, and the path that an alias file gives for the bytes of a blob.
+
+    Both are empty if the file is missing or damaged, such as by a path outside of the layers of API V1.
+    """
+    size, _, path = content.decode("utf-8", "replace").partition(" ")
+    try:
+        is_layer = check_path(path).startswith(f"{layout.IMAGES}/")
+    except PathInvalid:
+        is_layer = False
+    return (size, path) if is_layer else ("", "")

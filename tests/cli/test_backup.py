@@ -281,6 +281,15 @@ class TestABackup:
         }
         assert expected == {damage.path: damage.reason for damage in Backup(driver, folder).run().damaged}
 
+    def test_names_manifests_of_layers_whose_alias_is_damaged(self, folder):
+        driver = MemoryDriver()
+        manifest, layer = push(Registry(driver), b"content", NAME), Digest.of(b"content")
+        driver.remove(layout.blob_data(layer))
+        for alias in (b"7 images/x/\xff", b"7 images//layer"):
+            driver.put_content(layout.blob_alias(layer), alias)
+            (damage,) = Backup(driver, folder).run().damaged
+            assert layout.revision_link(NAME, manifest) == damage.path
+
     def test_follows_the_images_of_the_store_also_without_hard_links(self, folder, tmp_path, monkeypatch):
         def refuse(*_):
             raise OSError(errno.EMLINK, os.strerror(errno.EMLINK))

@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Final
 
 from docker_registry.drivers.base import Stat, StorageDriver
-from docker_registry.errors import DigestInvalid, ManifestInvalid, NameInvalid, PathNotFound
+from docker_registry.errors import DigestInvalid, ManifestInvalid, NameInvalid, PathInvalid, PathNotFound
 from docker_registry.registry import layout, manifest_payload, store_removal
 from docker_registry.registry.maintenance import store_paths
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
@@ -256,7 +256,7 @@ class Backup:
         target = layout.blob_data(digest)
         try:
             self._report.count(self._folder.write(target, verified(self._read_blob(digest), digest)))
-        except PathNotFound:
+        except (PathNotFound, PathInvalid):  # the path in an alias may be damaged
             return None
         except DigestInvalid:
             self._report.add_damage(target, "the bytes are not those of the digest")

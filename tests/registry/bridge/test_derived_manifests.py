@@ -11,6 +11,7 @@ import pytest
 
 from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import BlobUnknown, ManifestUnknown
+from docker_registry.registry import layout
 from docker_registry.registry.access import OpenPolicy
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.ingest import Content
@@ -209,6 +210,17 @@ class TestALegacyLayerOfAStoreWithoutLinks:
         assert not driver.exists(
             f"docker/registry/v2/blobs/sha256/{layers[0]['digest'][7:9]}/{layers[0]['digest'][7:]}/data"
         )
+
+    @pytest.mark.parametrize(
+        "alias", [b"5 images/x/\xff", b"5 images//layer", b"5 images/../secret", b"5 secret", b"5"]
+    )
+    def test_is_an_unknown_blob_if_its_alias_is_damaged(self, registry, driver, alias):
+        digest = Digest.of(b"12345")
+        driver.put_content("secret", b"12345")
+        driver.put_content(layout.layer_link(NEW, digest), str(digest).encode())
+        driver.put_content(layout.blob_alias(digest), alias)
+        with pytest.raises(BlobUnknown):
+            registry.blobs.stat(NEW, digest)
 
     def test_that_was_removed_is_an_unknown_blob(self, registry, driver):
         driver.put_content("images/x/layer", b"12345")
