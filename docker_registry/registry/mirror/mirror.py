@@ -23,6 +23,7 @@ from docker_registry.registry.mirror.platforms import PlatformRecords
 from docker_registry.registry.mirror.pulls import Pulls
 from docker_registry.registry.mirror.remotes import Remotes
 from docker_registry.registry.mirror.status import StatusRecords, UpstreamStatus
+from docker_registry.registry.mirror.tag_lists import TagLists
 from docker_registry.registry.mirror.tag_records import TagRecords
 from docker_registry.registry.mirror.transfers import Transfers
 from docker_registry.registry.mirror.upstream import Upstream, Upstreams
@@ -113,7 +114,7 @@ class Mirror:
         )
         records = TagRecords(registry.driver, registry.listings)
         registry.sources.tags.append(
-            MirroredTags(remotes, records, manifests, registry.leases, registry.json_budget, now)
+            MirroredTags(remotes, records, manifests, registry.leases, TagLists(registry.json_budget), now)
         )
         registry.sources.manifests.append(manifests)
         self.transfers = Transfers(registry.driver, registry.leases, registry.buffers)

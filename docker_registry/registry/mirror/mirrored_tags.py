@@ -5,26 +5,23 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Final
-from urllib.parse import urlencode
 
 import gevent
 
 from docker_registry.concurrency import KeyedLocks
 from docker_registry.errors import UpstreamDenied, UpstreamError, UpstreamLimited
-from docker_registry.registry import json_scanner
 from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.bounded_cache import BoundedCache
-from docker_registry.registry.json_scanner import Kind
 from docker_registry.registry.leases import Leases
-from docker_registry.registry.listing_cache import Page, cut
+from docker_registry.registry.listing_cache import Page
 from docker_registry.registry.mirror import stale
 from docker_registry.registry.mirror.mirrored_manifests import MirroredManifests
 from docker_registry.registry.mirror.remotes import Remote, Remotes
 from docker_registry.registry.mirror.stale import STALE_SECONDS
+from docker_registry.registry.mirror.tag_lists import TagLists
 from docker_registry.registry.mirror.tag_records import TagRecord, TagRecords
-from docker_registry.registry.names import Digest, RepositoryName, Tag, is_tag
+from docker_registry.registry.names import Digest, RepositoryName, Tag
 from docker_registry.registry.sources import Found, Origin
-from docker_registry.resources.memory_budget import JsonBudget
 
 #: Memory for the reasons of failed requests.
 _FAILURES_BYTES: Final = 1024 * 1024
@@ -46,20 +43,20 @@ class MirroredTags:
         records: TagRecords,
         manifests: MirroredManifests,
         leases: Leases,
-        json_budget: JsonBudget,
+        lists: TagLists,
         now: Callable[[], float] = time.time,
     ) -> None:
         """
         Args:
             leases: let one process at a time ask for a tag.
-            json_budget: limits the memory and time for long lists of tags.
+            lists: the lists of tags that the upstreams have.
             now: the clock, seconds since the Unix epoch.
         """
         self._remotes = remotes
         self._records = records
         self._manifests = manifests
         self._leases = leases
-        self._json_budget = json_budget
+        self._lists = lists
         self._failures: BoundedCache[tuple[str, str], tuple[str, float]] = BoundedCache(_FAILURES_BYTES)
         self._now = now
         self._locks = KeyedLocks()
@@ -110,18 +107,12 @@ class MirroredTags:
         remote = self._remotes.find(name)
         if remote is None or count == 0:
             return None
-        query = urlencode({"n": count, **({"last": last} if last else {})})
         try:
-            found = remote.client.get_page(remote.path, f"tags/list?{query}", "application/json")
-            tags = None if found is None else self._read_tags(found.payload)
+            return self._lists.page(remote, count, last)
         except UpstreamDenied:
             raise
         except UpstreamError:
             return None
-        if found is None or tags is None:
-            return None
-        page = cut(tags, count, last, is_tag)
-        return Page(page.names, bool(page.names) and (page.more or bool(found.following)))
 
     def pointing_at(self, name: RepositoryName, digest: Digest, tags: Iterable[Tag] | None = None) -> Iterator[Tag]:
         """
@@ -139,21 +130,6 @@ class MirroredTags:
         return False
 
     # ------------------------------------------------------------------------------------------------- steps
-
-    def _read_tags(self, payload: bytes) -> list[str]:
-        """
-        Return the tags in a list, in ASCII order.
-
-        Raises:
-            UpstreamError: the payload is no list of tags.
-        """
-        with self._json_budget.reserve(payload):
-            try:
-                parts = self._json_budget.pace(json_scanner.scan(payload.decode()))
-                names = {item for part in parts if part.key == "tags" for item in _texts(part)}
-            except (ValueError, RecursionError):
-                raise UpstreamError("The upstream registry sent no list of tags.") from None
-            return self._json_budget.sort(filter(is_tag, names))
 
     def _is_fresh(self, record: TagRecord | None, remote: Remote) -> bool:
         # A record from the future was written by a host whose clock is wrong.
@@ -239,11 +215,3 @@ class MirroredTags:
         """Return the last known target, with a warning that says when it was checked."""
         text = stale.warning(remote.upstream.name, reason, "this tag was", self._now() - known.checked)
         return Found(known.digest, Origin(expires=time.monotonic() + STALE_SECONDS, warning=text))
-
-
-def _texts(part: json_scanner.Part) -> Iterator[str]:
-    """Yield the text in a part of a list; raises ValueError if the part is of something else."""
-    if part.kind is Kind.OBJECT or (part.kind is Kind.VALUE and part.value is not None):
-        raise ValueError
-    if part.kind is Kind.ITEM and isinstance(part.value, str):
-        yield part.value

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
@@ -56,6 +57,12 @@ def tags(names, link=None):
     return Answer(json.dumps({"name": THERE, "tags": names}).encode(), headers=headers)
 
 
+def query_of(upstream):
+    """Return the length of the page that the upstream was asked for last, and the tag or cursor before it."""
+    query = parse_qs(urlsplit(upstream.requests[-1][1]).query)
+    return int(query["n"][0]), query.get("last", [""])[0]
+
+
 def referrers(mirrored, query=""):
     answer = mirrored.get(f"referrers/{IMAGE.digest}{query}")
     assert 200 == answer.status_code, answer.data
@@ -86,6 +93,52 @@ class TestTags:
         upstream.contents[TAGS] = tags(["c", "a", "b", "in valid", 7])
         assert ["a", "b"] == mirrored.get("tags/list?n=2").json["tags"]
         assert ["b", "c"] == mirrored.get("tags/list?n=2&last=a").json["tags"]
+
+    def test_are_listed_by_shorter_pages_if_the_upstream_refuses_long_ones(self, mirrored, upstream):
+        """As quay.io does."""
+        names = [f"v{number:03}" for number in range(150)]
+
+        def page(headers):
+            n, last = query_of(upstream)
+            rest = [name for name in names if name > last]
+            following = f"/v2/{TAGS}?n={n}&last={rest[n - 1]}" if len(rest) > n else None
+            return tags(rest[:n], following) if n <= 100 else Answer(status=413)
+
+        upstream.contents[TAGS] = page
+        first = mirrored.get("tags/list")
+        assert names[:100] == first.json["tags"]
+        second = mirrored.client.get(first.headers["Link"].partition(">")[0].lstrip("<"))
+        assert (names[100:], False) == (second.json["tags"], "Link" in second.headers)
+        assert 3 == len(upstream.requests)
+
+    @pytest.mark.parametrize("has_own_cursor", [True, False], ids=["an own cursor", "another order"])
+    def test_are_listed_in_order_although_the_upstream_has_another(
+        self, mirrored, open_mirror, upstream, has_own_cursor
+    ):
+        """Amazon ECR continues a list after a cursor only, ghcr.io after a tag in the order of the pushes."""
+        names = ["v2", "v9", "v10", "latest", "v1"]
+        cursor = "cursor-{}" if has_own_cursor else "{}"
+
+        def page(headers):
+            n, last = query_of(upstream)
+            places = {cursor.format(name): place for place, name in enumerate(names, 1)}
+            start = places.get(last, 0)
+            if last and not start:
+                return Answer(status=405)
+            following = f"/v2/{TAGS}?n={n}&last={cursor.format(names[start + n - 1])}" if start + n < 5 else None
+            return tags(names[start : start + n], following)
+
+        upstream.contents[TAGS] = page
+        for reader in (mirrored, open_mirror()):
+            found, path = [], f"/v2/{NAME}/tags/list?n=3"
+            while path:
+                answer = reader.client.get(path)
+                found.append(answer.json["tags"])
+                path = answer.headers.get("Link", "").partition(">")[0].lstrip("<")
+            assert [["latest", "v1", "v10"], ["v2", "v9"]] == found
+        assert ["v2", "v9"] == open_mirror().get("tags/list?n=3&last=v10").json["tags"], "by another worker"
+        del upstream.contents[TAGS]
+        assert ["latest"] == mirrored.get("tags/list?n=1").json["tags"], "known for the ttl"
 
     def test_are_those_that_are_here_while_the_upstream_is_away(self, mirrored, upstream):
         upstream.add(THERE, "v1", IMAGE)

@@ -1,0 +1,209 @@
+"""
+The lists of tags that upstreams have.
+
+By the specification (end-8b) a list is in ASCII order, and the next page is that after the last tag of a page. Such a
+list is passed through page by page. Some upstreams list tags in another order, as ghcr.io does, or continue a list only
+by a cursor of their own, as Amazon ECR does. Of these the whole list is read, and kept in memory for the ttl.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import pairwise
+from typing import Final
+from urllib.parse import parse_qs, urlencode
+
+from docker_registry.concurrency import KeyedLocks
+from docker_registry.errors import UpstreamError
+from docker_registry.registry import json_scanner
+from docker_registry.registry.bounded_cache import BoundedCache
+from docker_registry.registry.json_scanner import Kind
+from docker_registry.registry.listing_cache import Page, cut
+from docker_registry.registry.mirror.remotes import Remote
+from docker_registry.registry.mirror.responses import MAX_MANIFEST_BYTES
+from docker_registry.registry.names import is_tag
+from docker_registry.resources.memory_budget import JsonBudget
+
+logger = logging.getLogger(__name__)
+
+#: Tags on a page that every upstream allows (end-8b); some refuse to send more, such as quay.io.
+ALLOWED_TAGS: Final = 100
+
+#: Status codes of upstreams that refuse a page of so many tags.
+_REFUSALS: Final = frozenset({400, 405, 413})
+
+#: Pages of one list that are read from an upstream.
+MAX_PAGES: Final = 100
+
+#: Memory for whole lists, and for each tag besides its characters.
+_REMEMBERED_BYTES: Final = 16 * 1024 * 1024
+_TAG_BYTES: Final = 60
+
+#: Memory for a whole list that is being read, per byte that the upstream sends.
+_MEMORY_FACTOR: Final = 6
+
+
+@dataclass(frozen=True, slots=True)
+class _Received:
+    """
+    A page of an upstream.
+
+    Attributes:
+        names: its tags, in the order in which they came.
+        following: path and query of the next page, below the repository; empty on the last page.
+        size_bytes: bytes that the upstream has sent.
+    """
+
+    names: Sequence[str]
+    following: str
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class _List:
+    """
+    What is known of a list.
+
+    Attributes:
+        names: all tags in ASCII order; None if the upstream can be asked for any page.
+        until: for how long that is known, on the monotonic clock.
+    """
+
+    names: Sequence[str] | None
+    until: float
+
+
+class TagLists:
+    """Reads lists of tags of all upstreams."""
+
+    def __init__(self, json_budget: JsonBudget, now: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            json_budget: limits the memory and time for long lists.
+            now: the clock, seconds.
+        """
+        self._json_budget = json_budget
+        self._now = now
+        self._locks = KeyedLocks()
+        self._lists: BoundedCache[tuple[str, str], _List] = BoundedCache(_REMEMBERED_BYTES, _memory)
+        self._most: dict[str, int] = {}  # tags on a page, by the names of upstreams that have refused more
+
+    def page(self, remote: Remote, count: int, last: str) -> Page | None:
+        """
+        Return a page of the tags of a repository; None if the upstream does not have the list.
+
+        Args:
+            count: largest number of tags, at least 1; the page may be shorter although others follow.
+            last: the page begins after this tag.
+
+        Raises:
+            UpstreamError: the upstream cannot be asked, or sends no list of tags.
+            Overloaded: the list is long, and other documents use the memory of the worker.
+        """
+        known = self._known(remote)
+        if known is None:
+            first = self._ask(remote, count, "")
+            if first is None:
+                return None
+            if not first.following:
+                return self._cut(first, count, last)
+            known = self._learn(remote, first)
+            if known.names is None and not last:
+                return self._cut(first, count, last)
+        if known.names is not None:
+            return cut(known.names, count, last, is_tag)
+        received = self._ask(remote, count, last)
+        return None if received is None else self._cut(received, count, last)
+
+    # ------------------------------------------------------------------------------------------------- steps
+
+    def _known(self, remote: Remote) -> _List | None:
+        known = self._lists.get((remote.upstream.name, remote.path))
+        return known if known is not None and self._now() < known.until else None
+
+    def _learn(self, remote: Remote, first: _Received) -> _List:
+        """Find out from the first page whether the upstream can be asked for any other; else read the whole list."""
+        key = remote.upstream.name, remote.path
+        with self._locks.hold(key):
+            known = self._known(remote)
+            if known is None:  # another request has not read it meanwhile
+                names = None if self._is_by_specification(first) else self._read_all(remote, first)
+                known = _List(names, self._now() + remote.upstream.ttl_seconds)
+                self._lists.put(key, known)
+            return known
+
+    def _is_by_specification(self, first: _Received) -> bool:
+        """Return whether the tags are in ASCII order, and the next page follows the last one."""
+        if parse_qs(first.following.partition("?")[2]).get("last") != list(first.names[-1:]):
+            return False
+        return all(one < next_one for one, next_one in self._json_budget.pace(pairwise(first.names)))
+
+    def _read_all(self, remote: Remote, first: _Received) -> Sequence[str]:
+        names, read, page = set(first.names), set[str](), first
+        with self._json_budget.memory.reserve(0) as reserved:
+            while page.following and page.following not in read:
+                if len(read) == MAX_PAGES or reserved.size_bytes > _MEMORY_FACTOR * MAX_MANIFEST_BYTES:
+                    logger.warning("the list of tags of %s at %s is cut", remote.path, remote.upstream.name)
+                    break
+                read.add(page.following)
+                following = self._get(remote, page.following)
+                if following is None:
+                    raise UpstreamError("The upstream registry does not have a page of its list of tags.")
+                page = following
+                reserved.grow(_MEMORY_FACTOR * page.size_bytes)
+                names.update(page.names)
+            return self._json_budget.sort(names)
+
+    def _ask(self, remote: Remote, count: int, last: str) -> _Received | None:
+        """Ask for a page; for a shorter one if the upstream refuses to send so many tags."""
+        upstream = remote.upstream.name
+        try:
+            return self._get(remote, _path(min(count, self._most.get(upstream, count)), last))
+        except UpstreamError as error:
+            if count <= ALLOWED_TAGS or upstream in self._most or error.detail.get("status") not in _REFUSALS:
+                raise
+        received = self._get(remote, _path(ALLOWED_TAGS, last))
+        self._most[upstream] = ALLOWED_TAGS
+        return received
+
+    def _get(self, remote: Remote, path: str) -> _Received | None:
+        page = remote.client.get_page(remote.path, path, "application/json")
+        return None if page is None else _Received(self._read(page.payload), page.following, len(page.payload))
+
+    def _read(self, payload: bytes) -> list[str]:
+        """
+        Return the tags in a list, each once.
+
+        Raises:
+            UpstreamError: the payload is no list of tags.
+        """
+        with self._json_budget.reserve(payload):
+            try:
+                parts = self._json_budget.pace(json_scanner.scan(payload.decode()))
+                names = dict.fromkeys(item for part in parts if part.key == "tags" for item in _texts(part))
+            except (ValueError, RecursionError):
+                raise UpstreamError("The upstream registry sent no list of tags.") from None
+            return list(filter(is_tag, self._json_budget.pace(names)))
+
+    def _cut(self, received: _Received, count: int, last: str) -> Page:
+        page = cut(self._json_budget.sort(received.names), count, last, is_tag)
+        return Page(page.names, bool(page.names) and (page.more or bool(received.following)))
+
+
+def _path(count: int, last: str) -> str:
+    return f"tags/list?{urlencode({'n': count, **({'last': last} if last else {})})}"
+
+
+def _memory(known: _List) -> int:
+    return sum(len(name) + _TAG_BYTES for name in known.names or ())
+
+
+def _texts(part: json_scanner.Part) -> Iterator[str]:
+    """Yield the text in a part of a list; raises ValueError if the part is of something else."""
+    if part.kind is Kind.OBJECT or (part.kind is Kind.VALUE and part.value is not None):
+        raise ValueError
+    if part.kind is Kind.ITEM and isinstance(part.value, str):
+        yield part.value
