@@ -102,8 +102,7 @@ class MirroredLayer(UpstreamContent):
             logger.warning("image %s of the mirrored registry is invalid: %s", image_id, error)
             what = "another layer than its checksums say" if image.checksums else "a layer that is not a whole archive"
             raise invalid(what, self._client) from None
-        if not self._records.is_stored(image_id):  # a client has pushed it
-            self._records.forget_stored(image_id)
+        self._records.settle_stored(image_id)
         self._records.discard_image(image_id)
         if self._images.find_digest(image_id) != layer:
             raise UpstreamError("The image was pushed while it was received.", **self.detail)

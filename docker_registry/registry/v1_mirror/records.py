@@ -145,6 +145,14 @@ class Records:
         """Remove what :meth:`mark_stored` recorded."""
         store_removal.remove(self._driver, self.stored_path(image_id))
 
+    def settle_stored(self, image_id: ImageId) -> None:
+        """List a committed image if it came from the mirrored registry; remove it from the list if it was pushed."""
+        listed, link = self.find_stored(image_id), self._find_committed(image_id)
+        if listed is None and link is not None and link.is_mirrored:  # forgotten while it was being committed
+            self.mark_stored(image_id)
+        elif listed is not None and link is not None and not listed.has_commit(link):
+            self.forget_stored(image_id)
+
     def is_stored(self, image_id: ImageId) -> bool:
         """Return whether an image in the store came from the mirrored registry."""
         listed = self.find_stored(image_id)

@@ -138,6 +138,8 @@ class StoredImages:
                 self._restore(image_id, removed)
             elif self._legacy.images.find_digest(image_id) is None:  # perhaps a process died while it removed the files
                 self._discard_files(image_id)
+                if removed is not None and self._is_back(image_id, removed):  # it was fetched just now
+                    self._restore(image_id, removed)
             self._records.discard_removed(image_id)
 
     def repositories(self) -> set[ImageRepositoryName]:
@@ -250,6 +252,7 @@ class StoredImages:
         if not self._is_back(image_id, removed):
             logger.info("image %s was needed by a push while it was being removed, and stays", image_id)
             self._records.mark_stored(image_id)
+        self._records.settle_stored(image_id)
         self._removed.restore(removed.layer)
         condition = ABSENT if self._driver.capabilities.if_match else None
         for name, content in removed.files.items():  # the link is the last one

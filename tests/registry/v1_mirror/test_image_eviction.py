@@ -8,6 +8,7 @@ import random
 import time
 from functools import partial
 
+import gevent
 import pytest
 
 from docker_registry.drivers.file import FileDriver
@@ -129,6 +130,20 @@ class TestAnImageOfTheSource:
             for wait in waits:
                 mirror.evict(wait)
             assert pulled == mirror.pull("acme/top")
+
+    def test_stays_if_it_is_fetched_again_while_the_last_of_it_is_removed(self, evicting, source):
+        mirror = evicting(max_bytes=1)
+        pulled = mirror.pull("acme/base")
+        gevent.sleep(0.01)  # the transfer ends
+        assert 1 == mirror.evict(AN_HOUR).blobs
+        mirror.clock.now += SETTLE_SECONDS
+        stored = mirror.services.v1_mirror.stored_images
+        discard = stored._discard_files
+        stored._discard_files = lambda image_id: (mirror.pull("acme/base"), discard(image_id))
+        stored.settle()
+        assert mirror.has(BASE)
+        source.stop()
+        assert pulled == mirror.pull("acme/base")
 
     def test_stays_while_it_is_pulled_or_sent(self, evicting):
         mirror = evicting(max_age=AN_HOUR)
