@@ -33,6 +33,7 @@ def run(chosen: argparse.Namespace) -> int:
     launch.check_environment(os.environ)
     launch.check_address(os.environ, may_be_in_use=True)
     uid, gid = launch.worker_ids(os.environ)
+    launch.check_log_files(os.environ)
     config = load_config()
     folder = services.storage_folder(config)
     if folder is not None:

@@ -48,6 +48,7 @@ def run(arguments: argparse.Namespace) -> int:
     finally:
         gc.enable()
     uid, gid = launch.worker_ids(os.environ)
+    launch.check_log_files(os.environ)
     folder = services.storage_folder(config)
     if folder is not None:
         launch.create_store_folder(folder, uid, gid)
@@ -62,9 +63,9 @@ def run(arguments: argparse.Namespace) -> int:
 
     # Check in a child process: no connection or thread may exist when gunicorn forks its workers.
     status = _check_in_child(lambda: check_as_worker(config))
-    _warn_if_open(config)
     if status:
         return status
+    _warn_if_open(config)
     metrics_folder = make_folder(uid, gid)
     os.environ[FOLDER_VARIABLE] = str(metrics_folder)
     master = os.getpid()

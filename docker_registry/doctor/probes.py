@@ -23,6 +23,9 @@ from docker_registry.doctor.examination import CannotExamine, Examination, Findi
 
 _MAX_SKEW_SECONDS: Final = 60.0
 
+#: ``X509_V_ERR_CERT_HAS_EXPIRED`` of OpenSSL.
+_EXPIRED: Final = 10
+
 
 def examine(examination: Examination) -> list[Finding]:
     """
@@ -67,12 +70,13 @@ def _check_address(examination: Examination) -> None:
     try:
         examination.target.connect().close()
     except ssl.SSLCertVerificationError as error:
-        examination.findings.fault(
-            "certificate",
-            f"The certificate is not trusted: {error.verify_message}. Serve it with its intermediates (nginx: "
-            "ssl_certificate, a file with the whole chain), or give clients the authority "
-            "(/etc/docker/certs.d/HOST/ca.crt; here: --ca).",
+        advice = (
+            "Renew it."
+            if error.verify_code == _EXPIRED
+            else "Serve it with its intermediates (nginx: ssl_certificate, a file with the whole chain), or give "
+            "clients the authority (/etc/docker/certs.d/HOST/ca.crt; here: --ca)."
         )
+        examination.findings.fault("certificate", f"The certificate is not trusted: {error.verify_message}. {advice}")
         examination.target.is_verified = False
     parts = urlsplit(examination.target.url)
     if parts.scheme == "http":

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import importlib
 from importlib.metadata import EntryPoint, entry_points
 from typing import Final
@@ -51,12 +52,12 @@ def load(name: str) -> type[StorageDriver]:
     point = found.get(_ALIASES.get(name, name))
     if point is None:
         raise ConfigError(
-            f"The storage driver {name!r} is not installed (installed are {', '.join(sorted(found))}); {_advice(name)}."
+            f"The storage driver {name!r} is not installed (installed are {', '.join(sorted(found))}); {_advice(name)}"
         )
     try:
         driver = getattr(importlib.import_module(point.module), point.attr, None)
     except ImportError as error:
-        raise ConfigError(f"The storage driver {name!r} cannot be imported: {error}; {_advice(name)}.") from None
+        raise ConfigError(f"The storage driver {name!r} cannot be imported: {error}; {_advice(name)}") from None
     if not isinstance(driver, type) or not issubclass(driver, StorageDriver):
         raise ConfigError(f"The storage driver {name!r} ({point.value}) is not a StorageDriver.")
     return driver
@@ -64,7 +65,10 @@ def load(name: str) -> type[StorageDriver]:
 
 def _advice(name: str) -> str:
     if name == "elliptics":
-        return "nothing is published for Elliptics any more, docs/drivers.md says how to write a driver"
+        return "nothing is published for Elliptics any more, docs/drivers.md says how to write a driver."
     if name in _EXTRAS:
-        return f"try pip install 'docker-registry[{_EXTRAS[name]}]'"
-    return f"try pip install docker-registry-driver-{name}"
+        return f"try pip install 'docker-registry[{_EXTRAS[name]}]'."
+    nearest = difflib.get_close_matches(name, [*installed(), *_ALIASES], n=1)
+    if nearest and nearest[0] != name:  # else the driver is there and lacks a library
+        return f"did you mean {nearest[0]}?"
+    return f"try pip install docker-registry-driver-{name}."

@@ -146,6 +146,28 @@ def check_options(environ: Mapping[str, str], tls: TlsSettings) -> None:
     make_context(tls)
 
 
+def check_log_files(environ: Mapping[str, str]) -> None:
+    """
+    Check, as the user of the master, that gunicorn can write its logs; create no file that another user could not use.
+
+    Raises:
+        ConfigError: one cannot be written, or as for :func:`read_options`.
+    """
+    options = read_options(environ)
+    for name, text in (("GUNICORN_ERROR_LOG_FILE", options.errorlog), ("GUNICORN_ACCESS_LOG_FILE", options.accesslog)):
+        if text in (None, "-"):
+            continue
+        path, problem = Path(text).absolute(), None
+        if path.is_dir():
+            problem = "it is a folder"
+        elif not path.parent.is_dir():
+            problem = f"there is no folder {path.parent}"
+        elif not os.access(path if path.exists() else path.parent, os.W_OK):
+            problem = "permission denied"
+        if problem:
+            raise ConfigError(f"{name}: {path} cannot be written: {problem}.")
+
+
 def read_options(environ: Mapping[str, str]) -> Any:
     """
     Return the settings of gunicorn: those of its configuration file and of ``GUNICORN_OPTS``.
@@ -188,7 +210,12 @@ def check_address(environ: Mapping[str, str], *, may_be_in_use: bool = False) ->
     except OSError as error:
         if may_be_in_use and error.errno == errno.EADDRINUSE:
             return
-        raise ConfigError(f"{host} port {port} cannot be opened for listening: {error.strerror}.") from None
+        advice = ""
+        if error.errno == errno.EADDRINUSE:
+            advice = " REGISTRY_PORT chooses another port."
+        elif error.errno == errno.EACCES:
+            advice = " Ports below 1024 need root or the capability CAP_NET_BIND_SERVICE."
+        raise ConfigError(f"{host} port {port} cannot be opened for listening: {error.strerror}.{advice}") from None
 
 
 def become_like_worker(uid: int, gid: int) -> None:

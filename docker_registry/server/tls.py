@@ -10,6 +10,7 @@ import hashlib
 import logging
 import ssl as plain_ssl
 from collections.abc import Callable
+from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any, Final, Protocol
 
@@ -83,9 +84,12 @@ def make_context(settings: TlsSettings) -> ssl.SSLContext:
     except plain_ssl.SSLError as error:
         if error.reason == "KEY_VALUES_MISMATCH":
             raise ConfigError(f"tls.key: {key} is not the key of {certificate}.") from None
+        if settings.key is None and b"PRIVATE KEY" not in certificate.read_bytes():
+            raise ConfigError(f"tls.key is not set, and {certificate} contains no private key.") from None
         raise ConfigError(
             f"tls.certificate: {certificate} with the key {key} is not a usable pair of PEM files: {_reason(error)}."
         ) from None
+    _warn_if_expired(certificate)
     if settings.client_ca is not None:
         try:
             context.load_verify_locations(settings.client_ca)
@@ -96,6 +100,17 @@ def make_context(settings: TlsSettings) -> ssl.SSLContext:
         is_required = settings.client_certificates == "required"
         context.verify_mode = ssl.CERT_REQUIRED if is_required else ssl.CERT_OPTIONAL
     return context
+
+
+def _warn_if_expired(certificate: Path) -> None:
+    from cryptography import x509  # takes long to import, and only TLS needs it
+
+    try:
+        end = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
+    except (OSError, ValueError):  # replaced meanwhile, or in a form that only OpenSSL reads
+        return
+    if end < datetime.now(timezone.utc):
+        logger.warning("tls.certificate: %s expired on %s; clients refuse it", certificate, end.date())
 
 
 def _check_readable(name: str, path: Path | None) -> None:

@@ -134,10 +134,16 @@ class TestAFailedStart:
         os.chown(store, 65534, 65534)
         # Still root, so that this Python can be read, but without the capability to override permissions.
         powerless = [find("setpriv"), "--bounding-set=-dac_override,-dac_read_search,-fowner"]
-        assert "Permission denied" in sentence(run(*command, prefix=powerless))
+        assert "Permission denied; the store must belong to" in sentence(run(*command, prefix=powerless))
 
 
 class TestACommandOfRoot:
+    @pytest.mark.skipif(os.geteuid() != 0 or not find("unshare"), reason="only root may mount a file system")
+    def test_reports_a_store_that_is_mounted_read_only(self, run, tmp_path):
+        mount = ["sh", "-c", f'mount -t tmpfs -o ro tmpfs {tmp_path} && exec "$@"', "sh"]
+        line = sentence(run("check", prefix=["unshare", "--mount", *mount]))
+        assert "Read-only file system" in line
+
     @pytest.mark.skipif(os.geteuid() != 0, reason="only root may act as the owner of a store")
     def test_creates_files_as_the_user_of_the_server(self, run, tmp_path):
         store, new, private = tmp_path / "store", tmp_path / "new", tmp_path / "private"
@@ -176,6 +182,8 @@ class TestTheEnvironment:
             ("GUNICORN_OPTS", "--wrokers 3"),
             ("GUNICORN_OPTS", "--workers many"),
             ("GUNICORN_USER", "no-such-user"),
+            ("GUNICORN_ACCESS_LOG_FILE", "/nowhere/access.log"),
+            ("GUNICORN_ERROR_LOG_FILE", "/"),
         ],
     )
     def test_must_be_valid(self, run, name, value):
@@ -189,7 +197,13 @@ class TestTheEnvironment:
         assert "GUNICORN_USER, GUNICORN_GROUP: cannot switch to user 65534" in line
 
     @pytest.mark.parametrize(
-        ("name", "value"), [("REGISTRY_PORT", "99999"), ("GUNICORN_WORKERS", "0"), ("GUNICORN_OPTS", "--wrokers 3")]
+        ("name", "value"),
+        [
+            ("REGISTRY_PORT", "99999"),
+            ("GUNICORN_WORKERS", "0"),
+            ("GUNICORN_OPTS", "--wrokers 3"),
+            ("GUNICORN_ERROR_LOG_FILE", "/nowhere/error.log"),
+        ],
     )
     def test_is_checked_without_serving(self, run, name, value):
         assert name in sentence(run("check", **{name: value}))
@@ -203,7 +217,7 @@ class TestTheEnvironment:
         with socket.create_server(("127.0.0.1", 0)) as listener:
             port = str(listener.getsockname()[1])
             assert 0 == run("check", REGISTRY_PORT=port).returncode
-            assert "cannot be opened for listening" in sentence(run("serve", REGISTRY_PORT=port))
+            assert "Address already in use. REGISTRY_PORT chooses" in sentence(run("serve", REGISTRY_PORT=port))
 
     def test_of_kubernetes_is_not_mistaken_for_a_port(self):
         from docker_registry.server.launch import number

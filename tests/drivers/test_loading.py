@@ -44,6 +44,8 @@ class TestAnUnavailableDriver:
             ConfigError, match=r"'tape' is not installed \(installed are .*file.*memory.*docker-registry-driver-tape"
         ):
             drivers.load("tape")
+        with pytest.raises(ConfigError, match=r"did you mean file\?"):
+            drivers.load("fil")
 
     @pytest.mark.parametrize("name", ["s3", "swift", "gcs", "azure", "glance"])
     def test_is_reported_with_the_extra_to_install(self, name, monkeypatch):

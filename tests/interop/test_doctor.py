@@ -350,6 +350,13 @@ class TestAMisconfiguredNginx:
         with running_proxy(PROXIES[0], tmp_path, registry.port, authority) as url:
             assert ["certificate"] == faults(url)
 
+    def test_with_an_expired_certificate_is_reported(self, authority, tmp_path):
+        certificate, key = authority.issue("expired", days=-1)
+        settings = {"REGISTRY_TLS_CERTIFICATE": str(certificate), "REGISTRY_TLS_KEY": str(key)}
+        with TlsServer(tmp_path / "store", **settings) as server:
+            found = examine(Examination(Target(server.url, authority.file, None, None), "doctor/probe"))
+        assert [True] == [finding.message.endswith("expired. Renew it.") for finding in found if finding.is_fault]
+
 
 class TestAnotherProxy:
     def test_has_all_its_faults_reported(self, registry):

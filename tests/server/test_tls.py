@@ -203,9 +203,9 @@ class TestUnusableFiles:
             (("missing.crt", None, None), "tls.certificate: .*missing.crt cannot be read .*No such file"),
             (("one.crt", "missing.key", None), "tls.key: .*missing.key cannot be read"),
             (("one.crt", "two.key", None), "tls.key: .*two.key is not the key of .*one.crt"),
-            (("one.crt", None, None), "tls.certificate: .*one.crt with the key .*one.crt is not a usable pair"),
             (("empty", "one.key", None), "tls.certificate: .*empty with the key .*one.key is not a usable pair"),
             (("one.crt", "encrypted.key", None), "tls.key: .*encrypted.key is encrypted"),
+            (("one.crt", None, None), "tls.key is not set, and .*one.crt contains no private key"),
             (("one.crt", "one.key", "empty"), "tls.client_ca: .*empty is not a PEM file of certificates"),
         ],
     )
@@ -251,3 +251,9 @@ class TestTheContext:
         certificate, key = Authority(tmp_path).issue("one")
         certificate.write_bytes(key.read_bytes() + certificate.read_bytes())
         make_context(settings(certificate))
+
+    def test_of_an_expired_certificate_is_made_with_a_warning(self, tmp_path, caplog):
+        make_context(settings(*Authority(tmp_path).issue("one")))
+        assert not caplog.messages
+        make_context(settings(*Authority(tmp_path).issue("old", days=-1)))
+        assert ["old.crt expired on" in message for message in caplog.messages] == [True]

@@ -124,13 +124,15 @@ def parse_scopes(texts: Sequence[str]) -> Rules:
 def _rule(number: int, text: str) -> Rule:
     pattern, _, words = text.rpartition(":")
     actions = {_ACTIONS.get(word) for word in words.split(",")}
+    allow = frozenset(action for action in actions if action is not None)
+    if len(allow) != len(actions):
+        raise Invalid(f"The scope {text[:100]!r} is not PATTERN:ACTION,… with {', '.join(_ACTIONS)}.")
     try:
         parsed = Pattern.parse(pattern)
     except ValueError as error:
         raise Invalid(f"The scope {text[:100]!r}: the pattern {error}.") from None
-    allow = frozenset(action for action in actions if action is not None)
-    if len(allow) != len(actions) or parsed.needs_user:
-        raise Invalid(f"The scope {text[:100]!r} is not PATTERN:ACTION,… with {', '.join(_ACTIONS)}.")
+    if parsed.needs_user:
+        raise Invalid(f"The scope {text[:100]!r}: a robot has no ${{user}} in its patterns.")
     if Action.PUSH in allow:
         allow |= {Action.PULL}
     return Rule(line=number, repositories=(parsed,), is_for_anyone=True, allow=allow)

@@ -306,6 +306,10 @@ def _make_folders(tree: Tree, stagings: Sequence[Staging], others: Sequence[str]
         for folder in (tree.root, *subfolders, *others):
             os.makedirs(folder, exist_ok=True)
             if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
-                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), folder)
+                is_read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
+                raise OSError(reason := errno.EROFS if is_read_only else errno.EACCES, os.strerror(reason), folder)
     except OSError as error:
-        raise StorageError(f"storage_path: {error.filename or tree.root} cannot be used: {error.strerror}") from None
+        problem = f"storage_path: {error.filename or tree.root} cannot be used: {error.strerror}"
+        if error.errno == errno.EACCES:
+            problem += f"; the store must belong to the user of the server, here the user {os.geteuid()}"
+        raise StorageError(problem) from None
