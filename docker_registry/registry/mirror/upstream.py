@@ -51,7 +51,7 @@ class Upstream:
         ttl_seconds: how long the target of a tag is served before the upstream is asked again.
         timeout_seconds: how long the upstream may send nothing.
         max_connections: transfers of blobs at the same time, for each worker.
-        token_hosts: further hosts whose token servers may receive the password.
+        token_hosts: further hosts whose token servers may receive the password, in lower case without ports.
         is_insecure: whether passwords may be sent by plain HTTP, and certificates are not verified.
         ca: PEM file of the certificate authorities that sign its certificate; None for those of the system.
         client_cert: PEM file with the certificate and the key of this registry.
@@ -138,12 +138,21 @@ def parse_upstream(name: str, url: str, **options: Any) -> Upstream:
         raise ConfigError(
             f"{prefix} the url must be http://HOST or https://HOST, without credentials, query or fragment"
         )
+    options["token_hosts"] = tuple(map(_host, options.get("token_hosts", ())))
     upstream = Upstream(name=name, url=url.rstrip("/"), **options)
     tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
     _check_file(f"{prefix} ca", upstream.ca, tls.load_verify_locations)
     # Without a password, OpenSSL would ask for that of an encrypted key on the terminal.
     _check_file(f"{prefix} client_cert", upstream.client_cert, lambda path: tls.load_cert_chain(path, password=""))
     return upstream
+
+
+def _host(text: str) -> str:
+    """Return the host of a configured HOST, HOST:PORT or URL, as it is in parsed URLs; other text as it is."""
+    try:
+        return urlsplit(f"//{text.rpartition('://')[2]}").hostname or text
+    except ValueError:
+        return text
 
 
 def _check_file(place: str, path: Path | None, load: Callable[[Path], object]) -> None:

@@ -190,9 +190,10 @@ class TestAPassword:
             assert 502 == answer.status_code
             assert {"token_server": "localhost"}.items() <= answer.json["errors"][0]["detail"].items()
             assert [] == elsewhere.requests
-            trusting = open_mirror(**LOGIN, token_hosts=("localhost",))
-            assert 200 == trusting.get("manifests/v1").status_code
-            assert [BASIC] == [authorization for _, authorization in hub.queries]
+            for written in ("localhost", f"LocalHost:{elsewhere.port}", hub.realm):
+                trusting = open_mirror(**LOGIN, token_hosts=(written,), ttl=0)
+                assert 200 == trusting.get("manifests/v1").status_code
+            assert [BASIC] * 3 == [authorization for _, authorization in hub.queries]
 
     def test_is_not_sent_by_plain_http(self, upstream, open_mirror):
         with pytest.raises(ConfigError, match="https only"):
