@@ -10,6 +10,7 @@ from __future__ import annotations
 import http.client
 from collections.abc import Callable, Mapping
 from http.cookiejar import DefaultCookiePolicy
+from pathlib import Path
 from typing import Any, Final
 
 import requests
@@ -72,7 +73,8 @@ class UpstreamSession(Session):
         """
         Args:
             via: returns the name of this registry in Via headers.
-            verify: whether to verify certificates, or the path of the authorities for them.
+            verify: whether to verify certificates, or the path of the authorities for them. Servers that may not
+                receive the certificate of this registry may also have one of a public authority.
             client_cert: path of a certificate and its key, for the servers that may receive it.
             timeout_seconds: how long a server may send nothing.
             max_connections: idle connections to each host that are kept open.
@@ -89,7 +91,7 @@ class UpstreamSession(Session):
         self._via = via
         self._client_cert = client_cert
         self._timeouts = min(_CONNECT_SECONDS, timeout_seconds), timeout_seconds
-        adapter = UpstreamAdapter(pool_maxsize=max_connections)
+        adapter = UpstreamAdapter(verify if isinstance(verify, str) else None, pool_maxsize=max_connections)
         self.mount("https://", adapter)
         self.mount("http://", adapter)
 
@@ -109,7 +111,8 @@ class UpstreamSession(Session):
                     stream=True,
                     allow_redirects=False,
                     timeout=self._timeouts,
-                    verify=self.verify,  # else REQUESTS_CA_BUNDLE of the environment has precedence
+                    # With True, REQUESTS_CA_BUNDLE of the environment has precedence.
+                    verify=self.verify if is_trusted else bool(self.verify),
                     cert=self._client_cert if is_trusted else None,
                 )
                 if method == "HEAD":
@@ -126,6 +129,27 @@ class UpstreamSession(Session):
 
 class UpstreamAdapter(HTTPAdapter):
     """Sends the requests of a session to upstreams, directly or through proxies."""
+
+    def __init__(self, authorities: str | None, **options: Any) -> None:
+        """
+        Args:
+            authorities: path of further authorities for servers that are not verified by these alone.
+            options: see :class:`HTTPAdapter`.
+        """
+        self._authorities = authorities
+        super().__init__(**options)
+
+    def build_connection_pool_key_attributes(
+        self, request: PreparedRequest, verify: bool | str, cert: Any = None
+    ) -> tuple[Any, Any]:
+        """See :class:`HTTPAdapter`."""
+        host, options = super().build_connection_pool_key_attributes(request, verify, cert)
+        if self._authorities is None or verify in (False, self._authorities):
+            return host, options
+        # In a text, authorities must be ASCII, unlike the comments between them.
+        text = Path(self._authorities).read_text("ascii", "ignore")
+        # Some versions of requests share one SSL context, which must not get these authorities.
+        return host, {**options, "ssl_context": None, "ca_cert_data": text}
 
     def init_poolmanager(self, *args: Any, **options: Any) -> None:
         """See :class:`HTTPAdapter`."""

@@ -72,6 +72,23 @@ class TestAnUpstreamWithTls:
         monkeypatch.setenv("CURL_CA_BUNDLE", str(other))
         assert 200 == status(secure, ca=authority.file)
 
+    def test_may_redirect_to_hosts_that_a_public_authority_has_certified(self, secure, authority, monkeypatch, folder):
+        public = Authority(folder, "public")
+        own = folder / "commented.pem"
+        own.write_text(f"# Zürich\n{authority.file.read_text()}", "utf-8")
+        digest = digest_of(IMAGE.config)
+        tls = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        tls.load_cert_chain(*public.issue("storage"))
+        with Upstream(tls) as storage:
+            storage.contents["/blob"] = Answer(IMAGE.config)
+            location = {"Location": f"{storage.url}/blob"}
+            monkeypatch.setitem(secure.contents, f"{THERE}/blobs/{digest}", Answer(status=307, headers=location))
+            for bundle, expected in ((public.file, 200), (Authority(folder, "unknown").file, 503)):
+                monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(bundle))
+                mirrored = Mirrored(MemoryDriver(), secure.url, ca=own)
+                with mirrored.services:
+                    assert expected == mirrored.get(f"blobs/{digest}").status_code
+
     def test_gets_the_certificate_of_the_mirror(self, strict, authority, folder):
         both = folder / "client.pem"
         both.write_bytes(b"".join(path.read_bytes() for path in authority.issue("mirror")))
