@@ -120,6 +120,11 @@ class TestAUserOfTheDirectory:
         groups = parsed(**directory.settings | {"group_filter": "(cn:caseExactMatch:={user})"})
         assert {"Frank"} == LdapUsers(groups).verify("fRANK", "pw-Frank")
 
+    @pytest.mark.parametrize("name", ["cn", "CN", "commonName"])
+    def test_is_in_groups_that_are_named_by_an_attribute_under_any_of_its_names(self, directory, name):
+        users = LdapUsers(parsed(**directory.settings | {"group_name": name}))
+        assert {"dev", "everyone"} == users.verify("carol", "pw-carol")
+
     def test_is_not_one_of_several_of_the_file_in_upper_and_lower_case(self, tmp_path):
         away = LdapUsers(parsed(url=f"ldap://127.0.0.1:{free_port()}", insecure=True, user_base=slapd.PEOPLE))
         logins = Logins(write_users(tmp_path / "users", "Alice", "alice"), ldap=away)

@@ -192,8 +192,14 @@ class LdapUsers:
             return frozenset()
         wanted = place.group_filter.replace(USER, escape_filter_chars(name)).replace(DN, escape_filter_chars(dn))
         entries = self._search(connection, place.group_base, wanted, [place.group_name], MAX_GROUPS)
-        values = (value for entry in entries for value in entry["raw_attributes"].get(place.group_name, ()))
-        return frozenset(value.decode("utf-8", "replace") for value in values)
+        found = (attribute for entry in entries for attribute in entry["raw_attributes"].items())
+        return frozenset(
+            value.decode("utf-8", "replace")
+            for attribute, values in found
+            # The directory may use another name of the attribute, or other upper and lower case, but adds no option.
+            if ";" not in attribute or attribute.lower() == place.group_name.lower()
+            for value in values
+        )
 
     def _search(self, connection: Connection, base: str, wanted: str, names: list[str], most: int) -> list[Any]:
         """
