@@ -29,7 +29,7 @@ from docker_registry.auth.tokens.signing_keys import (
 from docker_registry.config.schema import Config
 from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import ConfigError, Unauthorized
+from docker_registry.errors import ConfigError, StorageFull, Unauthorized
 from docker_registry.services import build
 from tests.support.access import PASSWORD, RULES, hashed, settings
 from tests.support.clients.v2 import Client, digest_of
@@ -264,6 +264,20 @@ class TestARefreshToken:
         (path,) = (each.path for each in driver.walk(FOLDER))
         driver.put_content(path, json.dumps({**json.loads(driver.get_content(path)), "last_used": last_used}).encode())
         assert tokens.verify(secret, lambda _: "v") is None
+
+    def test_is_accepted_while_the_store_is_full(self, clock, monkeypatch):
+        driver = MemoryDriver()
+        tokens = RefreshTokens(driver, clock)
+        secret = tokens.issue("alice", "docker", "v")
+        clock.now += 2 * 86400
+
+        def fail(*_, **__):
+            raise StorageFull
+
+        monkeypatch.setattr(driver, "put_content", fail)
+        assert "alice" == tokens.verify(secret, lambda _: "v").user
+        monkeypatch.undo()
+        assert clock.now == tokens.verify(secret, lambda _: "v").last_used == next(tokens.list()).last_used
 
 
 class TestARevocation:

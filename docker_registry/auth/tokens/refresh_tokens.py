@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
 import re
 import secrets
 import time
@@ -21,8 +22,10 @@ from dataclasses import asdict, dataclass, replace
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import PathNotFound, PreconditionFailed
+from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
 from docker_registry.registry import layout, stored_document
+
+logger = logging.getLogger(__name__)
 
 FOLDER: Final = f"{layout.AUTH}/refresh-tokens"
 
@@ -92,7 +95,7 @@ class RefreshTokens:
 
     def verify(self, secret: str, user_version_of: Callable[[str], str | None]) -> RefreshToken | None:
         """
-        Return the record of a token and update its time of last use.
+        Return the record of a token and update its time of last use, if the store can be written.
 
         Args:
             secret: as the client sent it.
@@ -115,6 +118,8 @@ class RefreshTokens:
                 self._put(found, if_match=file_version if self._driver.capabilities.if_match else None)
             except PreconditionFailed:  # revoked or used meanwhile
                 continue
+            except StorageError as error:  # a full or read-only store must not end logins
+                logger.warning("the last use of a refresh token could not be stored: %s", error)
             return found
 
     def list(self) -> Iterator[RefreshToken]:
