@@ -36,10 +36,12 @@ class Requirement(Enum):
     """
     What a route without a repository requires.
 
-    ``LISTING`` shows each client what it may pull, and requires that this can be something.
+    ``CREDENTIALS`` may be a token of an anonymous client, which anyone gets; a ``LOGIN`` is that of a user or robot.
+    ``LISTING`` requires that the client could pull something; the response shows what it may pull.
     """
 
     NOTHING = "nothing"
+    CREDENTIALS = "credentials"
     LOGIN = "login"
     LISTING = "listing"
 
@@ -57,7 +59,7 @@ WITHOUT_REPOSITORY: Final = {
     "v1_users.create_user": Requirement.LOGIN,
     "v1_users.log_in": Requirement.LOGIN,
     "v1_users.update_user": Requirement.LOGIN,
-    "v2_base.check_version": Requirement.LOGIN,
+    "v2_base.check_version": Requirement.CREDENTIALS,
     "v2_base.list_repositories": Requirement.LISTING,
     "v2_token.get_token": Requirement.NOTHING,
     "v2_token.post_token": Requirement.NOTHING,
@@ -101,10 +103,8 @@ def install(
         requirement = WITHOUT_REPOSITORY.get(request.endpoint)
         if requirement is None:
             _check_names(control, client, images)
-        elif requirement is Requirement.LOGIN:
-            control.check_known(client)
-        elif requirement is Requirement.LISTING:
-            _remember(control.check_listing(client))
+        else:
+            _check_requirement(control, client, requirement)
 
     @app.after_request
     def add_challenge(response: Response) -> Response:
@@ -167,6 +167,15 @@ def _scope() -> str:
     if endpoint == "v2_uploads.start_upload" and is_repository_name(source):
         wanted.append(scopes.needed(Action.PULL, source))
     return " ".join(wanted)
+
+
+def _check_requirement(control: AccessControl, client: Client, requirement: Requirement) -> None:
+    if requirement is Requirement.CREDENTIALS:
+        control.check_credentials(client)
+    elif requirement is Requirement.LOGIN:
+        control.check_login(client)
+    elif requirement is Requirement.LISTING:
+        _remember(control.check_listing(client))
 
 
 def _check_names(control: AccessControl, client: Client, images: ImageMemberships | None) -> None:

@@ -347,12 +347,20 @@ class AccessControl:
         if not may(client, image_id):
             self.refuse(client, action, None)
 
-    def check_known(self, client: Client) -> None:
+    def check_credentials(self, client: Client) -> None:
         """
         Raises:
-            Unauthorized: the client presented no credentials.
+            Unauthorized: the client presented no credentials, not even the token of an anonymous client.
         """
         if client.is_anonymous and client.grant is None:
+            raise Unauthorized
+
+    def check_login(self, client: Client) -> None:
+        """
+        Raises:
+            Unauthorized: the client is anonymous.
+        """
+        if client.is_anonymous:
             raise Unauthorized
 
     def check_listing(self, client: Client) -> Client:

@@ -459,6 +459,12 @@ class TestEveryRoute:
             return [0, 0, 0, 0]
         return [401, 0, 0, 0]
 
+    def test_for_users_is_closed_to_holders_of_anonymous_tokens(self, server):
+        text = requests.get(f"{server.url}/v2/token", timeout=30).json()["token"]
+        headers, paths = {"Authorization": f"Bearer {text}"}, ("/metrics", "/v1/users", "/v2/")
+        answers = [requests.get(f"{server.url}{path}", headers=headers, timeout=30) for path in paths]
+        assert [401, 401, 200] == [answer.status_code for answer in answers]
+
     def test_is_closed_to_a_client_without_rights(self, server):
         """Anonymous: 401, but for what needs nothing; a user without rights: 403."""
         with build(Config(storage="memory", metrics=True), MemoryDriver()) as services:
