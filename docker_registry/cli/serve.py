@@ -89,8 +89,8 @@ def _warn_if_open(config: Config) -> None:
     if services.has_access_control(config) or requires_certificates or launch.is_loopback(os.environ):
         return
     warning = (
-        f"docker-registry: warning: anyone who reaches {launch.listening_at(os.environ)} may pull, push, overwrite "
-        "and delete, since neither auth.htpasswd nor auth.rules is set"
+        f"docker-registry: warning: anyone who reaches {', '.join(launch.addresses(os.environ))} may pull, push, "
+        "overwrite and delete, since neither auth.htpasswd nor auth.rules is set"
     )
     print(log_line(warning, config.log_format, logging.WARNING), file=sys.stderr, flush=True)
 

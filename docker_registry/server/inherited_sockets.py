@@ -9,7 +9,6 @@ from __future__ import annotations
 import os
 import socket
 from collections.abc import Mapping
-from ipaddress import ip_address
 from typing import Final
 
 from docker_registry.errors import ConfigError
@@ -31,13 +30,6 @@ def addresses(environ: Mapping[str, str]) -> list[str]:
         ConfigError: a variable is invalid, or a descriptor is not a listening socket.
     """
     return [_address(descriptor) for descriptor in _descriptors(environ)]
-
-
-def are_local(found: list[str]) -> bool:
-    """Return whether only this machine can reach addresses of :func:`addresses`."""
-    return all(
-        each.startswith("unix:") or ip_address(each.rpartition(":")[0].strip("[]")).is_loopback for each in found
-    )
 
 
 def _descriptors(environ: Mapping[str, str]) -> list[int]:

@@ -60,20 +60,35 @@ def bind_address(environ: Mapping[str, str]) -> str:
     return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
 
 
-def listening_at(environ: Mapping[str, str]) -> str:
-    """Return the addresses of inherited sockets, or the address to listen on."""
-    return ", ".join(inherited_sockets.addresses(environ)) or bind_address(environ)
+def addresses(environ: Mapping[str, str]) -> list[str]:
+    """
+    Return the addresses that the server listens on, in gunicorn's format or as ``unix:PATH``.
+
+    Raises:
+        ConfigError: an inherited socket or ``GUNICORN_OPTS`` cannot be used.
+    """
+    if inherited := inherited_sockets.addresses(environ):
+        return inherited
+    return [*read_options(environ).bind] if _may_bind_elsewhere(environ) else [bind_address(environ)]
 
 
 def is_loopback(environ: Mapping[str, str]) -> bool:
-    """Return whether only this machine can reach the address to listen on."""
-    if inherited := inherited_sockets.addresses(environ):
-        return inherited_sockets.are_local(inherited)
-    host, _ = address(environ)
+    """Return whether only this machine can reach the addresses to listen on."""
+    return all(map(_is_local, addresses(environ)))
+
+
+def _is_local(address: str) -> bool:
+    host = address.rpartition(":")[0].strip("[]")
     try:
-        return ip_address(host).is_loopback
+        return address.startswith("unix:") or ip_address(host).is_loopback
     except ValueError:
         return host == "localhost"
+
+
+def _may_bind_elsewhere(environ: Mapping[str, str]) -> bool:
+    """Return whether GUNICORN_OPTS gives an address, or a configuration file that may contain one."""
+    options = shlex.split(environ.get("GUNICORN_OPTS", ""))
+    return any(option.startswith(("-b", "--bind", "-c", "--config")) for option in options)
 
 
 def worker_ids(environ: Mapping[str, str]) -> tuple[int, int]:
@@ -183,7 +198,9 @@ def read_options(environ: Mapping[str, str]) -> Any:
         with contextlib.redirect_stderr(messages):
             return WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry").cfg
     except SystemExit:
-        problem = messages.getvalue().strip().rpartition("\n")[2].rpartition("rror: ")[2]
+        problem = (
+            messages.getvalue().strip().rpartition("\n")[2].rpartition("rror: ")[2] or "an option starts no server"
+        )
         raise ConfigError(f"GUNICORN_OPTS: {problem}.") from None
     finally:
         sys.argv = arguments
@@ -191,13 +208,15 @@ def read_options(environ: Mapping[str, str]) -> Any:
 
 def check_address(environ: Mapping[str, str], *, may_be_in_use: bool = False) -> None:
     """
+    Check the address that the environment names; gunicorn itself reports one of ``GUNICORN_OPTS`` that is unavailable.
+
     Args:
         may_be_in_use: accept an address that another process listens on, such as the running server.
 
     Raises:
         ConfigError: the address is unavailable or already in use, or an inherited socket cannot be used.
     """
-    if inherited_sockets.addresses(environ):
+    if inherited_sockets.addresses(environ) or _may_bind_elsewhere(environ):
         return
     host, port = address(environ)
     try:

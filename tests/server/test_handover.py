@@ -157,7 +157,7 @@ class TestAnInheritedSocket:
     def test_must_listen_and_has_an_address(self, listener):
         inherited = {"GUNICORN_FD": str(listener.fileno())}
         launch.check_address(inherited)
-        assert f"127.0.0.1:{listener.getsockname()[1]}" == launch.listening_at(inherited)
+        assert [f"127.0.0.1:{listener.getsockname()[1]}"] == launch.addresses(inherited)
         assert launch.is_loopback(inherited)
         with socket.socket() as closed, pytest.raises(ConfigError, match="does not listen"):
             launch.check_address({"GUNICORN_FD": str(closed.fileno())})

@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from docker_registry.errors import ConfigError
 from docker_registry.logs.setup import start_logging
 from docker_registry.server import launch
 from tests.support.clients.v2 import Client, digest_of
@@ -303,6 +304,16 @@ class TestTheAddress:
             pytest.skip("this machine has no IPv6")
         with _Elsewhere(tmp_path / "store", url, REGISTRY_HOST=host) as server:
             assert 200 == requests.get(f"{server.url}/v2/", timeout=20).status_code
+
+    def test_of_the_options_of_gunicorn_replaces_the_other(self):
+        with socket.create_server(("0.0.0.0", 0)) as used:
+            environment = {"REGISTRY_PORT": str(used.getsockname()[1]), "GUNICORN_OPTS": "-b unix:/run/a -b [::1]:5000"}
+            launch.check_address(environment)
+            assert ["unix:/run/a", "[::1]:5000"] == launch.addresses(environment)
+            assert launch.is_loopback(environment)
+            assert not launch.is_loopback({**environment, "GUNICORN_OPTS": "--bind=0.0.0.0:80"})
+            with pytest.raises(ConfigError, match="cannot be opened"):
+                launch.check_address({**environment, "GUNICORN_OPTS": "--backlog 10"})
 
 
 class _Elsewhere(Server):
