@@ -54,11 +54,13 @@ class Worker(Protocol):
     Attributes:
         wsgi: the application.
         alive: whether the worker goes on; see gunicorn, as for *cfg*, *log*, *nr* and *max_requests*.
+        keeps_alive: whether connections are kept open after a response.
         silence_seconds: after which time without a byte received or sent a transfer is aborted.
     """
 
     alive: bool
     cfg: Any
+    keeps_alive: bool
     log: Any
     max_requests: int
     nr: int
@@ -282,7 +284,7 @@ class RequestLoop:
                 is_last = request.should_close() or asks_to_close(request.headers)
             self._count()
             is_draining = self._health is not None and self._health.is_draining
-            response.must_close = is_last or is_draining or not worker.alive or not worker.cfg.keepalive
+            response.must_close = is_last or is_draining or not worker.alive or not worker.keeps_alive
             self._send(request, environ, response)
             return not response.should_close()
         except OSError:

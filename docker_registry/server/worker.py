@@ -87,6 +87,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
     #: Seconds without a single byte received or sent after which a transfer is aborted.
     silence_seconds: float = 300
 
+    #: Whether connections are kept open after a response.
+    keeps_alive = True
+
     #: After SIGTERM, a transfer that averages less than 1 KiB/s over this many seconds is aborted.
     stalled_seconds: float = 30
 
@@ -141,6 +144,9 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """Serve until a signal stops the worker, then finish the requests in progress."""
         # gunicorn reads settings for each request. Plain attributes make each read a single lookup.
         self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
+        if not self.cfg.keepalive:
+            self.keeps_alive = False
+            self.cfg.__dict__["keepalive"] = self.silence_seconds  # with 0, gunicorn would never call timeout_ctx
         tls.configure(self.cfg, getattr(self.wsgi, "tls", None))
         if can_parse(self.cfg):
             self._common = CommonParts(self.cfg, self._chunk_slices.pause)
@@ -297,7 +303,6 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
         """
         End connections that wait for a request for gunicorn's keep-alive time, or less if the worker stops.
 
-        If that time is 0, which only tells to close connections after a response, the time for silent transfers counts.
         This looks at all of them once a second, so no request needs a timer.
         """
         for turn in itertools.count(1):  # until the process exits: gunicorn still accepts for a second after SIGTERM
@@ -306,4 +311,4 @@ class RegistryWorker(GeventWorker):  # type: ignore[misc]
                 self._connections.end_waiting(_REPLACED_IDLE_SECONDS if self.is_replaced else _STOPPED_IDLE_SECONDS)
                 self._connections.end_stalled()
             elif turn % _INTERVALS == 0:
-                self._connections.end_waiting(self.cfg.keepalive or self.silence_seconds)
+                self._connections.end_waiting(self.cfg.keepalive)

@@ -41,7 +41,14 @@ def connection(called):
 
     cfg, observation = Config(), Observation()
     worker = SimpleNamespace(
-        alive=True, cfg=cfg, is_replaced=False, log=Logger(cfg), max_requests=sys.maxsize, nr=0, silence_seconds=20
+        alive=True,
+        cfg=cfg,
+        is_replaced=False,
+        keeps_alive=True,
+        log=Logger(cfg),
+        max_requests=sys.maxsize,
+        nr=0,
+        silence_seconds=20,
     )
     worker.wsgi = observation.connect(application, None)
     cache, clients = ResponseCache(), []

@@ -339,9 +339,13 @@ class TestSigterm:
 
 
 class TestAServerWithoutKeepAlive:
-    def test_closes_silent_connections(self, tmp_path, connect):
+    def test_closes_connections_that_are_silent_answered_or_send_a_long_head(self, tmp_path, connect):
         options = "-k tests.support.impatient_worker.ImpatientWorker --keep-alive 0"
         with Server(tmp_path / "store", GUNICORN_OPTS=options) as server:
+            assert "close" == requests.get(f"{server.url}/v2/", timeout=20).headers["Connection"]
+            long = connect(server)
+            long.sendall(b"GET /v2/ HTTP/1.1\r\n" + b"".join(b"A%d: %060d\r\n" % (number, 0) for number in range(1100)))
+            assert long.recv(100).startswith(b"HTTP/1.1 431 ")
             silent, slow = connect(server), connect(server)
             slow.sendall(b"GET /v2/ HTTP/1.1\r\nHost")
             assert b"" == silent.recv(1)
