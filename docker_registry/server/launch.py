@@ -148,12 +148,14 @@ def create_store_folder(folder: Path, uid: int, gid: int) -> None:
 def check_options(environ: Mapping[str, str], tls: TlsSettings) -> None:
     """
     Raises:
-        ConfigError: gunicorn rejects its configuration file or an option in ``GUNICORN_OPTS``; or the files of *tls*
-            cannot be used.
+        ConfigError: gunicorn rejects its configuration file or an option in ``GUNICORN_OPTS``, or could serve no
+            connection with it; or the files of *tls* cannot be used.
     """
     from docker_registry.server.tls import make_context
 
     options = read_options(environ)
+    if options.worker_connections < 1:
+        raise ConfigError("GUNICORN_OPTS: --worker-connections must be at least 1.")
     if tls.certificate is None:
         return
     if options.is_ssl:

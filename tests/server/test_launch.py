@@ -18,6 +18,7 @@ from pathlib import Path
 import pytest
 import requests
 
+from docker_registry.config.sections import Tls
 from docker_registry.errors import ConfigError
 from docker_registry.logs.setup import start_logging
 from docker_registry.server import launch
@@ -179,6 +180,10 @@ class TestAStart:
             )
         assert 2 == done.returncode
         assert ["docker-registry: "] == [line[:17] for line in done.stderr.splitlines()]
+
+    def test_without_room_for_a_connection_is_rejected(self):
+        with pytest.raises(ConfigError, match="--worker-connections"):
+            launch.check_options({"GUNICORN_OPTS": "--worker-connections 0"}, Tls())
 
     def test_by_gunicorn_itself_serves(self, tmp_path):
         port = free_port()
