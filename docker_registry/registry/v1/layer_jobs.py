@@ -71,19 +71,20 @@ def list_changes(_: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
 
 
 def compute_tarsum(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
-    """Yield the TarSum of a layer as a JSON string; the argument ``json`` is the image's JSON."""
+    """Yield the TarSum of a layer as a JSON string; the first input part is the image's JSON."""
     limits = LayerLimits.from_json(arguments["limits"])
+    image_json = b"".join(next(parts))
     result = TarSum()
     reader = TarReader(result)
     for block in open_archive(_layer(parts), max_bytes=limits.max_bytes, meter=limits.start()):
         reader.feed(block)
     reader.finish()
-    yield json.dumps(result.sum(_text(arguments["json"]))).encode()
+    yield json.dumps(result.sum(image_json)).encode()
 
 
 def inspect(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
     """
-    Yield the facts about a layer; the argument ``json`` is the image's JSON::
+    Yield the facts about a layer; the first input part is the image's JSON::
 
         {"link": {…}, "is_archive": true, "is_complete": true, "has_end_marker": true, "tarsum": "tarsum+sha256:…"}
 
@@ -91,7 +92,7 @@ def inspect(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
     two fields are present only with ``tarsum``; the layer then counts as complete only if it is a tar.
     """
     limits = LayerLimits.from_json(arguments["limits"])
-    image_json = _text(arguments["json"])
+    image_json = b"".join(next(parts))
     tarsum = TarSum()
     reader = TarReader(tarsum)
     sinks = [reader] if arguments["tarsum"] else []
@@ -226,7 +227,3 @@ def _as_sent(layer: Iterator[Bytes], limits: LayerLimits) -> Iterator[Bytes]:
     if compression is None or compression in _READABLE:
         return stored
     return iter(open_archive(stored, max_bytes=limits.max_bytes, meter=limits.start()))
-
-
-def _text(text: str) -> bytes:
-    return text.encode("utf-8", "surrogateescape")

@@ -82,14 +82,18 @@ class LayerReader:
         """
         return self._pool.run("diff", {}, records)
 
-    def tarsum(self, image_json: bytes, layer: Iterable[Bytes]) -> str:
+    def tarsum(self, image_json: Iterable[Bytes], layer: Iterable[Bytes]) -> str:
         """
         Return the TarSum of a layer.
+
+        Args:
+            image_json: the stored bytes of the image's JSON, in blocks.
+            layer: as *image_json*, read only once a process is free.
 
         Raises:
             LayerFormatUnsupported, TooLarge: as for :meth:`list`.
         """
-        return str(self._pool.result("tarsum", self._arguments(json=_text(image_json)), [layer]))
+        return str(self._pool.result("tarsum", self._arguments(), [image_json, layer]))
 
     def inspect(
         self, image_json: bytes, layer: Iterable[Bytes], *, with_tarsum: bool = False, as_sent: bool = False
@@ -106,8 +110,8 @@ class LayerReader:
         Raises:
             LayerFormatUnsupported, TooLarge: only with *as_sent*, if the layer cannot be decompressed.
         """
-        arguments = self._arguments(json=_text(image_json), tarsum=with_tarsum, as_sent=as_sent)
-        facts = self._pool.result("inspect", arguments, [layer])
+        arguments = self._arguments(tarsum=with_tarsum, as_sent=as_sent)
+        facts = self._pool.result("inspect", arguments, [[image_json], layer])
         return LayerFacts(**{**facts, "link": LayerLink.from_json(facts["link"])})
 
     def unpack(self, layer: Iterable[Bytes], diff_id: Digest) -> Iterator[bytes]:
@@ -122,7 +126,3 @@ class LayerReader:
 
     def _arguments(self, **more: object) -> dict[str, object]:
         return {"limits": self._limits.to_json(), **more}
-
-
-def _text(image_json: bytes) -> str:
-    return image_json.decode("utf-8", "surrogateescape")

@@ -9,7 +9,7 @@ remaining steps of a committed image, so a crash loses nothing that was acknowle
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Final, Protocol
@@ -336,25 +336,37 @@ class ImagePushes:
         tarsum = checksum.tarsum
         if not tarsum or (checksum.payload and checksum.is_payload_decisive):
             return None
-        payloads = {Digest.of(image_json): image_json for image_json in self._payloads(image_id)}
         for staged in waiting:
-            image_json = payloads.get(staged.link.image_json)
-            if image_json is not None and self._tarsum(image_json, staged) == tarsum:
+            if self._tarsum(image_id, staged) == tarsum:
                 return replace(staged, link=replace(staged.link, checksums=(*staged.link.checksums, tarsum)))
         return None
 
-    def _tarsum(self, image_json: bytes, staged: StagedLayer) -> str | None:
+    def _tarsum(self, image_id: ImageId, staged: StagedLayer) -> str | None:
         """Return the TarSum of a staged layer, computed once; None if it cannot be computed."""
         if staged.tarsum is not None and staged.tarsum.rules == self._reader.rules:
             return staged.tarsum.text
+        layer = self._uploads.read(None, staged.upload_id)
         try:
-            text = self._reader.tarsum(image_json, self._uploads.read(None, staged.upload_id))
+            text = self._reader.tarsum(self._image_json(image_id, staged.link.image_json), layer)
         except (LayerFormatUnsupported, TooLarge):
             text = None
-        except UploadUnknown:
+        except (ImageUnknown, UploadUnknown):  # the JSON or the layer no longer exists
             return None
         self._staged_layers.put_tarsum(staged, KnownTarSum(text, self._reader.rules))
         return text
+
+    def _image_json(self, image_id: ImageId, digest: Digest) -> Iterator[bytes]:
+        """
+        Yield the pending or committed JSON with a digest; a generator, so that waiting requests do not hold it.
+
+        Raises:
+            ImageUnknown: there is none.
+        """
+        pending = self._unfinished.find(image_id, digest)
+        image_json = pending.payload if pending is not None else self._commits.get_json(image_id)
+        if Digest.of(image_json) != digest:
+            raise ImageUnknown(id=str(image_id))
+        yield image_json
 
     def _publish(self, image_id: ImageId, staged: StagedLayer, actor: Actor, *, is_mirrored: bool) -> bool:
         """Publish a staged layer and commit the image; return False if the caller must retry with the new state."""
