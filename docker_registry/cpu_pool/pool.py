@@ -186,6 +186,10 @@ class _Process:
         self.has_answered = False
         self._module = module
         self._connection, child_end = gevent.socket.socketpair()
+        self._connection.settimeout(_CHECK_SECONDS)
+        # The feeder sends through an object of its own: the timeout of a socket object applies to both directions.
+        self._input = self._connection.dup()
+        self._input.settimeout(None)
         with child_end:
             arguments = (json.dumps(sys.path), module, str(_NICE), str(max_memory_bytes))
             self._pid = _posix_spawn(
@@ -203,7 +207,7 @@ class _Process:
         if self.idle_timer is not None:
             self.idle_timer.kill(block=False)
         self.is_between_jobs = self.has_answered = False
-        feeder = _Feeder(self._connection, request, source, self._kill)
+        feeder = _Feeder(self._input, request, source, self._kill)
         try:
             while True:
                 kind, content = frames.read(self._receive)
@@ -226,6 +230,7 @@ class _Process:
     def end(self) -> None:
         """Kill the process, even during a job."""
         self._connection.close()
+        self._input.close()
         self._kill()
         run_in_background(_reap, self._pid)
 
@@ -237,7 +242,6 @@ class _Process:
         buffer = bytearray(size)
         view, filled = memoryview(buffer), 0
         while filled < size:
-            self._connection.settimeout(_CHECK_SECONDS)
             try:
                 arrived = self._connection.recv_into(view[filled:])
             except TimeoutError:
@@ -305,7 +309,6 @@ class _Feeder:
             self._send(frames.BLOCK, view[start : start + frames.MAX_FRAME_BYTES])
 
     def _send(self, kind: bytes, content: Bytes) -> None:
-        self._connection.settimeout(None)
         self._connection.sendall(frames.pack(kind, len(content)))
         if len(content):
             self._connection.sendall(content)

@@ -76,6 +76,16 @@ print(first == second != os.getpid(), children(os.getpid()) == [first])
         expected = ["ABCD!E!!", "5000000", "xxxxx", "LayerFormatUnsupported", "True", "True"]
         assert expected == under_gevent(IMPORTS + program)
 
+    def test_may_be_read_more_slowly_than_its_client_is_checked(self):
+        program = """
+from docker_registry.cpu_pool import pool as module
+module._CHECK_SECONDS = 0.1
+one = pool()
+list(one.run("falter", {"pauses": [0.2] * 5}))
+print(len(b"".join(one.run("upper", {"end": "x" * 20_000_000}, [[b"y"]]))))
+"""
+        assert ["20000001"] == under_gevent(IMPORTS + program)
+
     def test_leaves_the_event_loop_alone(self):
         program = """
 turns = []

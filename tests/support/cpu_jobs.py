@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import signal
+import time
 
 from docker_registry.errors import LayerFormatUnsupported
 
@@ -50,4 +52,17 @@ def pid(arguments, parts):
     yield str(os.getpid()).encode()
 
 
-JOBS = {job.__name__: job for job in (upper, stop_early, refuse, spin, grow, die, pid)}
+def falter(arguments, parts):
+    """Let the process pause for some times in the next job, as on a busy machine."""
+    pauses = arguments["pauses"]
+
+    def pause(*_):
+        time.sleep(pauses.pop())
+        signal.setitimer(signal.ITIMER_REAL, 0.002 if pauses else 0)
+
+    signal.signal(signal.SIGALRM, pause)
+    signal.setitimer(signal.ITIMER_REAL, 0.002)
+    yield b""
+
+
+JOBS = {job.__name__: job for job in (upper, stop_early, refuse, spin, grow, die, pid, falter)}
