@@ -15,7 +15,7 @@ import time
 from collections.abc import Sequence
 from typing import Final
 
-from docker_registry.concurrency import KeyedLocks
+from docker_registry.concurrency import KeyedLocks, check_client
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
     DigestInvalid,
@@ -115,6 +115,7 @@ class DerivedManifests:
         lease = f"manifest-of-{image_id}"
         while not self._leases.take(lease, _LEASE_SECONDS):
             time.sleep(_PAUSE_SECONDS)
+            check_client()
             digest = self.find(image_id)
             if digest is not None:
                 return digest

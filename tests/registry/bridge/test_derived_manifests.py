@@ -9,13 +9,15 @@ import lzma
 
 import pytest
 
+from docker_registry.concurrency import watching_client
 from docker_registry.drivers.file import FileDriver
-from docker_registry.errors import BlobUnknown, ManifestUnknown
+from docker_registry.errors import BlobUnknown, ClientLeft, ManifestUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.access import OpenPolicy
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.compression import zstd
+from docker_registry.registry.leases import Leases
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from tests.registry.bridge.both import (
     DOCKER,
@@ -187,6 +189,13 @@ class TestAnImagePushedByV1:
         registry.image_pushes.put_layer(image.id, Content(image.layer))
         registry.image_pushes.put_checksum(image.id, image.checksum)
         assert DOCKER == registry.manifests.get(NEW, V1).descriptor.media_type
+
+    def test_is_not_awaited_for_a_client_that_has_left(self, registry, driver):
+        image = make(1)
+        push_v1(registry, [image])
+        Leases(driver).take(f"manifest-of-{image.text}", 5)  # as a process that derives its manifest does
+        with watching_client(lambda: True), pytest.raises(ClientLeft):
+            registry.manifests.get(NEW, V1)
 
     def test_can_be_granted_to_another_repository(self, registry):
         images = chain(2)
