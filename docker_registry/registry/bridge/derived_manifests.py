@@ -3,7 +3,7 @@ V2 manifests derived from chains of V1 images.
 
 A manifest is created when it is first requested. Its parts are written in the order layer links, configuration,
 manifest, revision, so nothing ever references missing content. From then on it is an ordinary manifest. Its layers are
-the existing blobs. Layers that clients of V2 cannot unpack (xz, bzip2) are stored again as plain tar and not
+the existing blobs. Layers that clients of V2 cannot unpack (such as xz) are stored again as plain tar and not
 recompressed, because compressors differ in the bytes that they write.
 
 ``images/<id>/_manifest`` stores the digest. A lease ensures that only one process works on an image at a time.

@@ -39,7 +39,8 @@ _ATTESTATION: Final = "vnd.docker.reference.type"
 #: What reading JSON of another structure raises.
 _UNREADABLE: Final = (ValueError, TypeError, LookupError, AttributeError, RecursionError, DigestInvalid)
 
-_MAX_CONFIG_BYTES: Final = 8 * 1024 * 1024
+#: Longest manifest or configuration that is read.
+_MAX_PART_BYTES: Final = 8 * 1024 * 1024
 
 #: Maximum nesting of indexes; deeper ones do not occur in practice.
 _MAX_DEPTH: Final = 3
@@ -163,15 +164,15 @@ class ImageSources:
             return to_chain(config)
 
     def _content(self, digest: Digest, *, is_manifest: bool) -> bytes:
-        path = layout.blob_data(digest)
+        path, kind = layout.blob_data(digest), "manifest" if is_manifest else "configuration"
         size = self._driver.find_size(path)
-        if size is not None and size > _MAX_CONFIG_BYTES:
-            raise ImageUnknown("The image's configuration is too large.")
+        if size is not None and size > _MAX_PART_BYTES:
+            raise ImageUnknown(f"The image's {kind} is too large.")
         content = None if size is None else self._driver.find(path)
         if content is None:
             raise PartMissing(digest, is_manifest=is_manifest)
         if json_scanner.count_values(content) > json_scanner.MAX_PART_VALUES:  # it is parsed in one go
-            raise ImageUnknown("The image's configuration has too many values.")
+            raise ImageUnknown(f"The image's {kind} has too many values.")
         return content
 
 
