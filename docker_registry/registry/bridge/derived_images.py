@@ -27,7 +27,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Final
 
-from docker_registry.concurrency import KeyedLocks, run_concurrently
+from docker_registry.concurrency import KeyedLocks
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
     BlobUnknown,
@@ -64,6 +64,9 @@ _IMAGES_BYTES: Final = 16 * 1024 * 1024
 
 #: Estimated memory of a cached fact: digests or paths, and object headers.
 _FACT_BYTES: Final = 512
+
+#: Number of blobs whose sizes are requested at once.
+_AT_A_TIME: Final = 32
 
 
 @dataclass(frozen=True, slots=True)
@@ -218,14 +221,10 @@ class DerivedImages:
             if source.chain.ids[-1] == image_id
         ]
         candidates.sort(key=lambda found: (found[0] != preferred, str(found[0]), str(found[1].manifest)))
-        return next(
-            (
-                (name, source.manifest)
-                for name, source in candidates
-                if self._has_all(preferred, (source.manifest,)) or self._is_whole(source)
-            ),
-            None,
-        )
+        for name, source in candidates:
+            if self._has_all(preferred, (source.manifest,)) or self._is_whole(source):
+                return name, source.manifest
+        return None
 
     def ancestry(self, image_id: ImageId, permitted: Permitted | None = None) -> tuple[str, ...] | None:
         """
@@ -325,7 +324,12 @@ class DerivedImages:
     def _is_whole(self, source: ImageSource) -> bool:
         """Return whether all of a V2 image is in the store."""
         digests = (source.manifest, source.config, *source.layers)
-        return None not in run_concurrently(*(partial(self._find_blob, digest) for digest in digests))
+        for start in self._pace(range(0, len(digests), _AT_A_TIME)):
+            some = digests[start : start + _AT_A_TIME]
+            sizes = self._driver.find_sizes([layout.blob_data(digest) for digest in some])
+            if any(size is None and self._find_blob(digest) is None for digest, size in zip(some, sizes, strict=True)):
+                return False
+        return True
 
     def _is_readable(self, image_id: ImageId, image: DerivedImage, permitted: Permitted | None) -> bool:
         """Return whether the verified layer of an image is here, and a permitted repository has a link to it."""
@@ -339,24 +343,20 @@ class DerivedImages:
     def _derive(self, image_id: ImageId, permitted: Permitted | None) -> DerivedImage | None:
         for name, source in self.permitted_sources(image_id, permitted):
             position = source.chain.ids.index(image_id)
-            if permitted is not None and not self._has_layer(name, source, position):
+            layer = source.layers[position] if source.layers else None
+            if layer and permitted is not None and not self._driver.has_file(layout.layer_link(name, layer)):
                 continue
-            known = self._verified.get((image_id, source.layers[position])) if source.layers else None
+            known = self._verified.get((image_id, layer)) if layer else None
             if known is not None and self._find_blob(known.blob) is not None:
                 return known
             image = self._verify(image_id, source, position)
             if image is None:
                 continue
-            payload = image.payload.decode(
-                "utf-8", "surrogateescape"
-            )  # configurations may have bytes that are no UTF-8
+            payload = image.payload.decode("utf-8", "surrogateescape")  # a configuration may be no UTF-8
             document = {"json": payload, "blob": str(image.blob), "layer": image.link.to_json()}
             self._driver.put_content(image_layout.derived_image(image_id), json.dumps(document).encode())
             return image
         return None
-
-    def _has_layer(self, name: RepositoryName, source: ImageSource, position: int) -> bool:
-        return not source.layers or self._driver.has_file(layout.layer_link(name, source.layers[position]))
 
     def _verify(self, image_id: ImageId, source: ImageSource, position: int) -> DerivedImage | None:
         """Read and verify a layer; None when it is missing or does not have the diff id in the configuration."""
