@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator, Sequence
 from functools import lru_cache
-from itertools import repeat
+from itertools import chain, repeat
 from json.encoder import encode_basestring_ascii as quote
 from operator import mul
 from typing import Final
@@ -60,27 +60,24 @@ def prepare_request_line(exchange: Exchange) -> str:
     return f'","level":"info",{_fixed(exchange)},{_constant(exchange)},"client":'
 
 
-def repeated_request_lines(prepared: Sequence[str], repeated: Repetitions) -> list[str]:
+def repeated_request_lines(prepared: Sequence[str], repeated: Repetitions) -> str:
     """
-    Return the lines of the access log for repeated exchanges.
+    Return the lines of the access log for repeated exchanges, as one text.
 
     Args:
         prepared: of each, by :func:`prepare_request_line`.
     """
-    # Mapped columns take two thirds of the time of calls for each line.
-    return [
-        f'{{"time":"{when}{same}{client},"request_id":"{request_id}",'
-        f'"seconds":{seconds},"first_byte_seconds":{first_byte}}}\n'
-        for when, same, client, request_id, seconds, first_byte in zip(
-            map(_millisecond, _scaled(repeated.ended_at, 1e3)),
-            prepared,
-            map(_quoted, repeated.clients),
-            repeated.request_ids,
-            map(_seconds, _scaled(repeated.seconds, 1e6)),
-            map(_seconds, _scaled(repeated.first_byte_seconds, 1e6)),
-            strict=True,
-        )
-    ]
+    # Joining the parts of all lines at once is quicker than formatting each line, and copies them only once.
+    columns = zip(
+        map(_opening, _scaled(repeated.ended_at, 1e3)),
+        prepared,
+        map(_quoted_client, repeated.clients),
+        repeated.request_ids,
+        map(_quoted_seconds, _scaled(repeated.seconds, 1e6)),
+        map(_quoted_first_byte, _scaled(repeated.first_byte_seconds, 1e6)),
+        strict=True,
+    )
+    return "".join(chain.from_iterable(columns))
 
 
 def now() -> str:
@@ -94,14 +91,30 @@ def _millisecond(milliseconds: int) -> str:
 
 
 @lru_cache(maxsize=1)
+def _opening(milliseconds: int) -> str:
+    return f'{{"time":"{_millisecond(milliseconds)}'
+
+
+@lru_cache(maxsize=1)
 def _second(seconds: int) -> str:
     return time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
 
 
+@lru_cache(maxsize=1024)
+def _quoted_client(client: str) -> str:
+    return f'{quote(client)},"request_id":"'
+
+
 @lru_cache(maxsize=4096)
-def _seconds(microseconds: int) -> str:
-    """Return seconds as a decimal fraction; those of cached responses repeat."""
-    return f"{microseconds / 1e6:.6f}"
+def _quoted_seconds(microseconds: int) -> str:
+    """Return the end of a request id and the field that follows it; the times of cached responses repeat."""
+    return f'","seconds":{microseconds / 1e6:.6f}'
+
+
+@lru_cache(maxsize=4096)
+def _quoted_first_byte(microseconds: int) -> str:
+    """Return the last field of a line."""
+    return f',"first_byte_seconds":{microseconds / 1e6:.6f}}}\n'
 
 
 def _scaled(numbers: Sequence[float], factor: float) -> Iterator[int]:

@@ -64,24 +64,13 @@ class LineWriter:
         hub = gevent.get_hub()
         self._main_hub = hub if hub.loop.default else None
 
-    def write(self, line: str) -> None:
-        """
-        Write a line later.
-
-        Args:
-            line: with its newline.
-        """
-        self.write_lines((line,))
-
-    def write_lines(self, lines: Sequence[str]) -> None:
+    def write(self, text: str) -> None:
         """
         Write lines later.
 
         Args:
-            lines: each with its newline.
+            text: one or more lines, each with its newline.
         """
-        # One text of many lines, because the memory of short-lived lines is used again.
-        text = "".join(lines)
         if self._characters > MAX_WAITING_CHARACTERS:
             self._lost += text.count("\n")
             return

@@ -132,6 +132,22 @@ class CachedSeries:
             series.seconds_buckets[bisect_left(SECONDS_BOUNDS, each)] += 1
 
 
+def count_repeated(rows: Sequence[CachedSeries], sizes: Sequence[int], seconds: Sequence[float]) -> None:
+    """
+    Count exchanges that were answered from the response cache.
+
+    Args:
+        rows: the series of each.
+        sizes, seconds: see :meth:`CachedSeries.add`.
+    """
+    if rows.count(rows[0]) == len(rows):  # the usual case
+        rows[0].add(sizes, seconds)
+        return
+    for row in set(rows):  # a few
+        is_its = [each is row for each in rows]
+        row.add([*compress(sizes, is_its)], [*compress(seconds, is_its)])
+
+
 class Recorder:
     """The counters of a worker; an observer of exchanges."""
 
@@ -156,17 +172,10 @@ class Recorder:
         else:
             series.bytes_in_buckets[0] += 1
 
-    def prepare(self, exchange: Exchange) -> tuple[CachedSeries, int]:
-        """See :class:`~docker_registry.http.exchange.BatchObserver`."""
+    def cached_series(self, exchange: Exchange) -> CachedSeries:
+        """Return the series that counts the repetitions of an exchange from the response cache."""
         series, bucket = self._find(exchange), bisect_left(BYTES_BOUNDS, exchange.bytes_out)
-        return self._cached.setdefault((id(series), bucket), CachedSeries(series, bucket)), exchange.bytes_out
-
-    def observe_repeated(self, prepared: Sequence[tuple[CachedSeries, int]], repeated: Repetitions) -> None:
-        """Count exchanges that were answered from the response cache."""
-        rows, sizes = zip(*prepared, strict=True)
-        for row in set(rows):  # a few
-            is_its = [each is row for each in rows]
-            row.add([*compress(sizes, is_its)], [*compress(repeated.seconds, is_its)])
+        return self._cached.setdefault((id(series), bucket), CachedSeries(series, bucket))
 
     def _find(self, exchange: Exchange) -> Series:
         method = exchange.method.lower()

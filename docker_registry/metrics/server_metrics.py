@@ -17,7 +17,7 @@ from docker_registry.metrics.busiest import RepositoryCounts
 from docker_registry.metrics.exposition import expose
 from docker_registry.metrics.families import OPEN_UPLOADS, unfinished
 from docker_registry.metrics.numbers import Numbers
-from docker_registry.metrics.recorder import CachedSeries, Recorder
+from docker_registry.metrics.recorder import CachedSeries, Recorder, count_repeated
 from docker_registry.metrics.shared import SharedNumbers
 
 logger = logging.getLogger(__name__)
@@ -56,17 +56,15 @@ class ServerMetrics:
         if self._repositories is not None:
             self._repositories(exchange)
 
-    def prepare(self, exchange: Exchange) -> tuple[tuple[CachedSeries, int], Exchange]:
+    def prepare(self, exchange: Exchange) -> tuple[CachedSeries, int, Exchange]:
         """See :class:`~docker_registry.http.exchange.BatchObserver`."""
-        return self._recorder.prepare(exchange), exchange
+        return self._recorder.cached_series(exchange), exchange.bytes_out, exchange
 
-    def observe_repeated(
-        self, prepared: Sequence[tuple[tuple[CachedSeries, int], Exchange]], repeated: Repetitions
-    ) -> None:
+    def observe_repeated(self, prepared: Sequence[tuple[CachedSeries, int, Exchange]], repeated: Repetitions) -> None:
         """Count exchanges that were answered from the response cache."""
-        self._recorder.observe_repeated([row for row, _ in prepared], repeated)
+        count_repeated([each[0] for each in prepared], [each[1] for each in prepared], repeated.seconds)
         if self._repositories is not None:
-            for _, exchange in prepared:
+            for _, _, exchange in prepared:
                 self._repositories(exchange)
 
     def start(self) -> None:

@@ -8,6 +8,7 @@ import os
 import time
 from collections.abc import Callable, Sequence
 from functools import lru_cache
+from itertools import chain
 from typing import Any, Final
 from urllib.parse import unquote
 
@@ -93,8 +94,8 @@ class AccessLog(Logger):  # type: ignore[misc]
             handler.setStream(stream)
         self._diverted.clear()
 
-    def _open(self) -> Callable[[Sequence[str]], object]:
-        """Return the function that writes lines of the access log."""
+    def _open(self) -> Callable[[str], object]:
+        """Return the function that writes lines of the access log, one or several in a text."""
         handlers = self.access_log.handlers
         if len(handlers) != 1 or not isinstance(handlers[0], logging.StreamHandler):  # such as syslog
             return self._pass_on
@@ -103,11 +104,11 @@ class AccessLog(Logger):  # type: ignore[misc]
         def descriptor() -> int:
             return int(handler.stream.fileno())  # gunicorn opens the log again at SIGUSR1
 
-        return self._add_writer("access log", descriptor).write_lines
+        return self._add_writer("access log", descriptor).write
 
-    def _pass_on(self, lines: Sequence[str]) -> None:
-        for line in lines:
-            self.access_log.info("%s", line.rstrip("\n"))
+    def _pass_on(self, lines: str) -> None:
+        for line in lines.removesuffix("\n").split("\n"):
+            self.access_log.info("%s", line)
 
     def _add_writer(self, name: str, descriptor: Callable[[], int]) -> LineWriter:
         def write(content: bytes) -> None:
@@ -157,7 +158,7 @@ class AccessLog(Logger):  # type: ignore[misc]
 class Entries:
     """Writes an entry for each exchange; an observer."""
 
-    def __init__(self, put: Callable[[Sequence[str]], object], line_of: Callable[[Exchange], str]) -> None:
+    def __init__(self, put: Callable[[str], object], line_of: Callable[[Exchange], str]) -> None:
         """
         Args:
             put: writes entries.
@@ -169,7 +170,7 @@ class Entries:
     def __call__(self, exchange: Exchange) -> None:
         """Write the entry of an exchange."""
         if exchange.method and not _is_quiet(exchange):  # without a method: unparsable, see the error log
-            self._put((self._line_of(exchange),))
+            self._put(self._line_of(exchange))
 
 
 class BatchEntries(Entries):
@@ -177,10 +178,10 @@ class BatchEntries(Entries):
 
     def __init__(
         self,
-        put: Callable[[Sequence[str]], object],
+        put: Callable[[str], object],
         line_of: Callable[[Exchange], str],
         prepare: Callable[[Exchange], Any],
-        repeated_lines: Callable[[Sequence[Any], Repetitions], list[str]],
+        repeated_lines: Callable[[Sequence[Any], Repetitions], str],
     ) -> None:
         """
         Args:
@@ -211,11 +212,10 @@ def _prepare_usual_line(exchange: Exchange) -> tuple[str, str]:
     return f"{_after_client(exchange)} ", f" {_ending(exchange)}\n"
 
 
-def _repeated_usual_lines(prepared: Sequence[tuple[str, str]], repeated: Repetitions) -> list[str]:
-    return [
-        f"{client}{after_client}{_when(int(ended_at))}{ending}"
-        for (after_client, ending), client, ended_at in zip(prepared, repeated.clients, repeated.ended_at, strict=True)
-    ]
+def _repeated_usual_lines(prepared: Sequence[tuple[str, str]], repeated: Repetitions) -> str:
+    after_clients, endings = zip(*prepared, strict=True)
+    columns = zip(repeated.clients, after_clients, map(_when, map(int, repeated.ended_at)), endings, strict=True)
+    return "".join(chain.from_iterable(columns))
 
 
 def _after_client(exchange: Exchange) -> str:

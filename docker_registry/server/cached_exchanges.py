@@ -40,7 +40,7 @@ class CachedExchanges:
         if known is not None and known.prepared and is_complete:
             observation = self._observation
             recorded = observation.recorded
-            recorded += (known, client.address, began, client.answered_at, time.perf_counter(), time.time())
+            recorded += (known, client.address, began, client.answered_at, time.perf_counter())
             if len(recorded) >= MAX_RECORDED * RECORDED_VALUES:
                 observation.deliver()
             elif not observation.is_scheduled:

@@ -52,7 +52,7 @@ _SUFFIXES: Final = tuple(f"{number:02x}" for number in range(MAX_RECORDED))
 _DELAY_SECONDS: Final = 0.02
 
 #: The number of values of a recorded exchange.
-RECORDED_VALUES: Final = 6
+RECORDED_VALUES: Final = 5
 
 _QUERY_SECRETS: Final = re.compile(rf"((?:^|&){SENSITIVE_NAMES}=)[^&]*", re.IGNORECASE)
 _MASKED: Final = rf"\g<1>{MASK}"
@@ -94,7 +94,7 @@ class Observation:
         observers: receive the exchanges.
         proxies: the addresses of clients are taken from the headers of these proxies.
         ids: generates the ids of requests.
-        recorded: of each recorded exchange the request, client, start, head sent, end, and the time of day at the end.
+        recorded: of each recorded exchange the request, client, start, time when the head was sent, and end.
         is_scheduled: whether they will be delivered soon; see :meth:`deliver_soon`.
     """
 
@@ -249,15 +249,14 @@ class Observation:
         if not self.recorded:
             return
         recorded, self.recorded = self.recorded, []
-        requests, clients, began, answered, ended, ended_at = (
-            recorded[n::RECORDED_VALUES] for n in range(RECORDED_VALUES)
-        )
+        requests, clients, began, answered, ended = (recorded[n::RECORDED_VALUES] for n in range(RECORDED_VALUES))
+        epoch = time.time() - time.perf_counter()
         repeated = Repetitions(
             clients=[
                 self.proxies.client_of(client, request.forwarded) if request.forwarded else client
                 for request, client in zip(requests, clients, strict=True)
             ],
-            ended_at=ended_at,
+            ended_at=[*map(operator.add, ended, itertools.repeat(epoch))],
             seconds=[*map(operator.sub, ended, began)],
             first_byte_seconds=[*map(operator.sub, answered, began)],
             new_ids=self.ids.some,

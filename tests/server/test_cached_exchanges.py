@@ -39,6 +39,10 @@ EXCHANGE = Exchange(
 )  # fmt: skip
 
 
+def lines_of(texts):
+    return "".join(texts).splitlines(keepends=True)
+
+
 class TestARepeatedExchange:
     ANSWER = b"HTTP/1.1 200 OK\r\nDate: Thu, 01 Jan 1970 00:00:00 GMT\r\nContent-Length: 2\r\n\r\nok"
 
@@ -73,7 +77,7 @@ class TestARepeatedExchange:
 
     @pytest.fixture
     def entries(self, written):
-        return BatchEntries(written.extend, request_line, prepare_request_line, repeated_request_lines)
+        return BatchEntries(written.append, request_line, prepare_request_line, repeated_request_lines)
 
     def test_costs_few_calls(self, tmp_path, repeated, written, entries):
         metrics, observation = ServerMetrics(None, lambda _: None), Observation()
@@ -89,11 +93,11 @@ class TestARepeatedExchange:
                 observe()
         finally:
             sys.setprofile(None)
-        # For each of them two of the test, a report, two clocks and a length; later up to four on a slow machine.
+        # For each of them two of the test, a report, a clock and a length; later up to four on a slow machine.
         assert sum(event in ("call", "c_call") for event in calls) < 10 * 4 * MAX_RECORDED
         observe(is_complete=False)
         count = 4 * MAX_RECORDED + 3
-        lines = [json.loads(line) for line in written]
+        lines = [json.loads(line) for line in lines_of(written)]
         assert [count] * 2 == [len(lines), len({line.pop("request_id") for line in lines})]
         times = [[line.pop(name) for name in ("time", "seconds", "first_byte_seconds")] for line in lines]
         assert times == sorted(times, key=lambda each: each[0])
@@ -113,7 +117,7 @@ class TestARepeatedExchange:
             observe(-1.0)  # in the first bucket, however long the report takes
         assert [] == written
         observation.report_refused(None, "10.9.9.9", 400)
-        assert ["/a", "/b", "/a", "/b", "/a"] == [json.loads(line)["message"].split()[1] for line in written]
+        assert ["/a", "/b", "/a", "/b", "/a"] == [json.loads(line)["message"].split()[1] for line in lines_of(written)]
         reports[1](-1.0)
         row = metrics._numbers().series["manifest", "get", "200"]
         assert (6, 6 + 9000, [3, 3]) == (row.requests, row.bytes_out, row.bytes_out_buckets[:2])
@@ -149,7 +153,7 @@ class TestARepeatedExchange:
         observe = repeated(observation, route="v2_base.check_version", user="me")
         for _ in range(3):
             observe()
-        assert 3 == len(written)
+        assert 3 == len(lines_of(written))
         audit.close()
         assert 3 == (tmp_path / "audit.log").read_text().count('"event":"login"')
 
@@ -158,11 +162,11 @@ class TestARepeatedExchange:
         observation = Observation()
         observation.proxies = TrustedProxies(["10.0.0.0/8"])
         observation.observers.append(
-            BatchEntries(written.extend, _usual_line, _prepare_usual_line, _repeated_usual_lines)
+            BatchEntries(written.append, _usual_line, _prepare_usual_line, _repeated_usual_lines)
         )
         observe = repeated(observation, header, 'User-Agent: a"\x1b')
         observe()
         observe()
         observe(is_complete=False)
-        assert [True] * 3 == [line.startswith("192.0.2.7 - - [") for line in written]
-        assert written[0].endswith('200 2 "-" "a\\"\\x1b"\n')
+        assert [True] * 3 == [line.startswith("192.0.2.7 - - [") for line in lines_of(written)]
+        assert lines_of(written)[0].endswith('200 2 "-" "a\\"\\x1b"\n')
