@@ -29,7 +29,7 @@ from docker_registry.auth.tokens.signing_keys import (
 from docker_registry.config.schema import Config
 from docker_registry.config.sections import Auth
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import ConfigError, StorageFull, Unauthorized
+from docker_registry.errors import ConfigError, StorageFull, StorageUnavailable, Unauthorized
 from docker_registry.services import build
 from tests.support.access import PASSWORD, RULES, hashed, settings
 from tests.support.clients.v2 import Client, digest_of
@@ -507,6 +507,24 @@ class TestASigningKey:
         new = there.rotate()
         assert here.find(new.key_id) is not None
         assert 2 == len(here.all())
+
+    def test_that_is_known_is_used_while_the_store_fails(self, keys, tokens, clock, monkeypatch):
+        texts = [tokens.issue("alice", "", GRANT).text for _ in range(2)]
+
+        def fail(_):
+            raise StorageUnavailable
+
+        monkeypatch.setattr(keys._driver, "get_versioned", fail)
+        for text in texts:
+            clock.now += REFRESH_SECONDS
+            assert "alice" == tokens.verify(text).user
+        clock.now += 1
+        with pytest.raises(StorageUnavailable):
+            keys.find("unknown")
+        monkeypatch.undo()
+        SigningKeys(keys._driver, now=clock).rotate()
+        clock.now += REFRESH_SECONDS
+        assert 2 == len(keys.all())
 
     def test_has_an_id_in_the_form_of_libtrust(self, keys):
         groups = keys.current().key_id.split(":")

@@ -14,6 +14,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import json
+import logging
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -26,6 +27,8 @@ from docker_registry.concurrency import run_in_thread
 from docker_registry.drivers.base import StorageDriver, Versioned
 from docker_registry.errors import StorageError
 from docker_registry.registry import layout, stored_document
+
+logger = logging.getLogger(__name__)
 
 PATH: Final = f"{layout.AUTH}/signing-keys"
 
@@ -106,7 +109,7 @@ class SigningKeys:
     """
     All signing keys of a registry.
 
-    Every method raises StorageError if the store fails or the file is damaged.
+    Every method raises StorageError if the file is damaged, or if the store fails and the known keys do not suffice.
     """
 
     def __init__(
@@ -139,8 +142,10 @@ class SigningKeys:
 
     def all(self) -> tuple[SigningKey, ...]:
         """Return the keys that verify tokens, the oldest first; generate one if the store has none."""
-        if not self._keys or self._since_read() >= REFRESH_SECONDS:
+        if not self._keys:
             self._read()
+        elif self._since_read() >= REFRESH_SECONDS:
+            self._refresh()
         if not self._keys:
             self._change(lambda keys: keys or (self._new(),))
         return self._unexpired(self._keys)
@@ -181,6 +186,16 @@ class SigningKeys:
 
     def _read(self) -> None:
         self._load(self._driver.find_versioned(PATH))
+
+    def _refresh(self) -> None:
+        """Read the keys again; keep the known ones while the store fails."""
+        try:
+            stored = self._driver.find_versioned(PATH)
+        except StorageError as error:
+            logger.warning("the signing keys could not be read again: %s", error)
+            self._read_at = self._now()
+        else:
+            self._load(stored)
 
     def _load(self, stored: Versioned | None) -> None:
         content = None if stored is None else stored.content
