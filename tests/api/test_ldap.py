@@ -22,6 +22,7 @@ from docker_registry.auth.external.ldap import (
     MAX_FAILURES,
     REMEMBERED_SECONDS,
     RETRY_SECONDS,
+    WRONG_SECONDS,
     LdapUsers,
 )
 from docker_registry.auth.external.ldap_directory import Directory
@@ -225,6 +226,15 @@ class TestALogin:
         assert users.recall("carol", "wrong") is None
         clock.now += REMEMBERED_SECONDS
         assert users.recall("carol", "pw-carol") is None
+
+    def test_that_is_wrong_and_sent_twice_in_a_row_fails_once(self, directory):
+        clock, failures = Clock(), []
+        users = LdapUsers(parsed(**directory.settings), clock)
+        for pause, count in ((0, 1), (0, 1), (WRONG_SECONDS, 2)):
+            clock.now += pause
+            assert users.verify("carol", "wrong", fail=lambda: failures.append(1)) is None
+            assert count == len(failures)
+        assert users.verify("carol", "pw-carol") is not None
 
     def test_limits_the_time_of_a_cached_response(self, directory):
         clock = Clock()

@@ -10,6 +10,7 @@ import hashlib
 import hmac
 import json
 import logging
+import math
 import secrets
 import ssl
 import time
@@ -37,6 +38,10 @@ VERSION_PREFIX: Final = "ldap:"
 #: Time for which a correct password and the groups of its user are remembered, and their maximum number.
 REMEMBERED_SECONDS: Final = 300.0
 MAX_REMEMBERED: Final = 10_000
+
+#: Time for which a wrong password is remembered: some clients send it twice in a row, and the directory may lock the
+#: account after a few.
+WRONG_SECONDS: Final = 5.0
 
 #: Time for each step: connecting, and each answer.
 TIMEOUT_SECONDS: Final = 5
@@ -77,6 +82,7 @@ class LdapUsers:
         self._now = now
         self._key = secrets.token_bytes(32)
         self._right: OrderedDict[bytes, tuple[frozenset[str], float]] = OrderedDict()
+        self._wrong: OrderedDict[bytes, float] = OrderedDict()
         self._queue = LoginQueue(MAX_CONNECTIONS)
         self._verifying = KeyedLocks()
         self._breaker = CircuitBreaker(
@@ -114,7 +120,7 @@ class LdapUsers:
             name: as the client sent it; the directory decides whether upper and lower case differ.
             network: of the client.
             check: called first, and again after the login has waited; raises to reject it.
-            fail: called if the name or the password is wrong.
+            fail: called if the name or the password is wrong, but not again for the same ones within a few seconds.
 
         Raises:
             AuthorityUnavailable: the directory cannot be used, or could not be reached several times just now.
@@ -129,12 +135,15 @@ class LdapUsers:
             groups = self.recall(name, password)  # another request may have verified it meanwhile
             if groups is not None:
                 return groups
+            if self._now() < self._wrong.get(self._mark(name, password), -math.inf):
+                return None
             with self._queue.turn(network):
                 check()  # other logins may have failed meanwhile
                 check_client()
                 groups = self._ask(name, password)
                 if groups is None:
                     fail()
+                    self._remember_wrong(name, password)
                 else:
                     self._remember(name, password, groups)
         return groups
@@ -146,6 +155,13 @@ class LdapUsers:
         dependencies.expire(until)
         while len(self._right) > MAX_REMEMBERED:
             self._right.popitem(last=False)
+
+    def _remember_wrong(self, name: str, password: str) -> None:
+        mark = self._mark(name, password)
+        self._wrong.pop(mark, None)
+        self._wrong[mark] = self._now() + WRONG_SECONDS
+        while len(self._wrong) > MAX_REMEMBERED:
+            self._wrong.popitem(last=False)
 
     def _mark(self, name: str, password: str) -> bytes:
         content = name.encode("utf-8", "replace") + b"\0" + password.encode("utf-8", "surrogateescape")
