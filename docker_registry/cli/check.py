@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING, Final
@@ -14,6 +15,9 @@ from docker_registry.errors import StorageError
 
 if TYPE_CHECKING:
     from docker_registry.config.schema import Config
+    from docker_registry.services import Services
+
+logger = logging.getLogger(__name__)
 
 
 def run(chosen: argparse.Namespace) -> int:
@@ -79,7 +83,7 @@ class Summary:
 def check(config: Config) -> Summary:
     """
     Check gunicorn's options, build all services and the application, and write to the store (only read it while the
-    registry is read-only).
+    registry is read-only). Redis that does not answer is only warned about.
 
     Raises:
         ConfigError, StorageError: gunicorn rejects an option, the TLS files cannot be used,
@@ -99,6 +103,7 @@ def check(config: Config) -> Summary:
             built.probe_store()
         except StorageError as error:
             raise StorageError(f"The store cannot be used: {error}") from None
+        _warn_without_redis(built)
         return Summary(
             version=__version__,
             flavor=config.flavor,
@@ -108,6 +113,14 @@ def check(config: Config) -> Summary:
             private_visible_to=_private_visible_to(config),
             read_only=built.read_only.why,
         )
+
+
+def _warn_without_redis(built: Services) -> None:
+    if built.diff_queue is not None:
+        try:
+            built.diff_queue.ping()
+        except StorageError as error:  # the server works, but computes no diffs in advance
+            logger.warning("cache: %s", error)
 
 
 def _private_visible_to(config: Config) -> str:

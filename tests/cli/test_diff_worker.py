@@ -119,6 +119,11 @@ class TestAWorker:
             assert '"logger": "docker_registry.cli.diff_worker"' in process.log.read_text()
             assert "traceback" not in process.log.read_text().lower()
 
+    def test_is_warned_of_unreachable_redis_by_the_check(self, tmp_path):
+        elsewhere = {"CACHE_REDIS_HOST": "127.0.0.1", "CACHE_REDIS_PORT": str(processes.free_port())}
+        checked = run_command("check", STORAGE_PATH=str(tmp_path), REGISTRY_HOST="127.0.0.1", **elsewhere)
+        assert (0, True) == (checked.returncode, "cache: Redis cannot be reached" in checked.stderr)
+
     def test_requires_redis(self):
         done = run_command("diff-worker")
         assert done.returncode != 0
