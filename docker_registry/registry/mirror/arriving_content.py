@@ -34,7 +34,8 @@ class ArrivingContent(ABC):
         size: its bytes, as announced; if none were announced, None until all bytes have arrived.
         error: why the transfer failed; None while it has not.
         is_published: whether the verified content is in the store.
-        is_abandoned: whether the process that received it has died, so that another one must continue.
+        is_abandoned: whether the process that received it has died, stops or was overtaken, so that another one
+            continues.
         readers: number of clients that receive it.
     """
 
@@ -73,7 +74,7 @@ class ArrivingContent(ABC):
         Raises:
             RegistryError: the transfer failed.
         """
-        while not (self.is_published or self.is_abandoned):
+        while not (self.is_published or self._is_continued):
             self._wait_for_change()
 
     def segments(self, offset: int, end: int, *, as_files: bool) -> Iterator[Segment]:
@@ -100,7 +101,7 @@ class ArrivingContent(ABC):
                         continue
                     except PathNotFound:  # the transfer has just ended
                         pass
-                if self.is_abandoned:
+                if self._is_continued:
                     return
                 if not self.is_published:
                     self._wait_for_change()
@@ -110,6 +111,11 @@ class ArrivingContent(ABC):
             self.readers -= 1
 
     # ------------------------------------------------------------------------------------------------- steps
+
+    @property
+    def _is_continued(self) -> bool:
+        """Whether clients of this process receive the rest of an abandoned transfer; not while the process stops."""
+        return self.is_abandoned and self.error is None
 
     @property
     def _released_end(self) -> int:

@@ -87,8 +87,9 @@ class Transfer(ArrivingContent):
         self._greenlets = [receiver, gevent.spawn(self._store, receiver, on_end)]
 
     def stop(self) -> None:
-        """Stop a transfer that has been started, and close its connection."""
+        """Stop a transfer that has been started, and close its connection; another process may continue it."""
         self.error = self.error or UpstreamUnavailable("The registry is stopping.")
+        self.is_abandoned = True
         gevent.killall(self._greenlets)
         self._stream.close()
         self._announce()

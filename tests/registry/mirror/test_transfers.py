@@ -165,7 +165,8 @@ class TestABrokenTransfer:
         assert other == mirrored.get(f"blobs/{digest_of(other)}").data, "the connection is free"
         wait_until(lambda: gevent.sleep(0) or not mirrored.services.mirror.transfers._arriving)
 
-    def test_is_stopped_with_the_registry(self, mirrored, upstream):
+    def test_is_stopped_with_the_registry_and_left_to_another_process(self, open_mirror, upstream, driver):
+        mirrored = open_mirror()
         upstream.contents[f"{THERE}/{BLOB}"] = Answer(LARGE, pause_seconds=0.01)
         blocks = mirrored.client.get(f"/v2/{NAME}/{BLOB}", buffered=False).iter_encoded()
         assert next(blocks)
@@ -173,6 +174,10 @@ class TestABrokenTransfer:
         with pytest.raises(Exception, match="stopping"):
             list(blocks)
         assert set() == mirrored.paths()
+        upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)
+        begin(driver, until=1)
+        assert LARGE == open_mirror().get(BLOB).data
+        assert re.fullmatch("bytes=[1-9][0-9]*-", upstream.requests[1][2]["range"])
 
     def test_that_nobody_continues_is_purged(self, mirrored, driver, monkeypatch):
         unreadable, *others = folders = [layout.transfer(name) for name in "abc"]
