@@ -21,7 +21,7 @@ from docker_registry.registry.mirror.passed_on_blob import PassedOnBlob
 from docker_registry.registry.mirror.remotes import MIRROR, Remote, Remotes
 from docker_registry.registry.mirror.responses import MAX_MANIFEST_SECONDS, UpstreamBlob, network_errors
 from docker_registry.registry.mirror.transfers import Transfers
-from docker_registry.registry.mirror.upstream_content import UpstreamContent
+from docker_registry.registry.mirror.upstream_content import UpstreamContent, first_bytes
 from docker_registry.registry.names import Digest, RepositoryName
 from docker_registry.registry.sources import Blob, Found, Origin
 from docker_registry.registry.stored_file import ServedFile
@@ -202,13 +202,8 @@ class MirroredBlob(UpstreamContent):
         Raises:
             UpstreamError: they do not arrive in time.
         """
-        received = bytearray()
         with network_errors(self._remote.upstream.name), deadline(MAX_MANIFEST_SECONDS):
-            for block in stream.blocks():
-                received += block
-                if len(received) >= length:
-                    break
-        return bytes(received[:length])
+            return b"".join(first_bytes(stream.blocks(), length))
 
     def is_stored(self) -> bool:
         """See :class:`UpstreamContent`."""

@@ -20,8 +20,8 @@ class PassedOnBlob:
     """
     Such a blob as a :class:`~docker_registry.registry.stored_file.ServedFile`.
 
-    As with other content of upstreams, the last bytes are withheld until the digest
-    is verified, so a part that contains them requires the whole blob. The upstream sends it again for each client.
+    As with other content of upstreams, the last bytes are withheld until the digest is verified, so a part that
+    contains them requires the whole blob. The upstream sends it again for each client.
     """
 
     def __init__(self, digest: Digest, size: int, receive: Receive) -> None:

@@ -27,7 +27,6 @@ from docker_registry.registry.names import is_repository_name
 #: Schemes of upstreams, and their default ports.
 _PORTS: Final = {"https": 443, "http": 80}
 
-
 #: The name of Docker Hub in images, and the hosts on which it has served the APIs.
 _DOCKER_HUB: Final = "docker.io"
 _DOCKER_HUB_HOSTS: Final = frozenset(
