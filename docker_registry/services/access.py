@@ -7,7 +7,8 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from docker_registry.config.schema import Config
-from docker_registry.config.sections import TokenServer
+from docker_registry.config.sections import Ldap, TokenServer
+from docker_registry.errors import ConfigError
 from docker_registry.registry.oci_registry import OciRegistry
 from docker_registry.services.logins import open_logins
 
@@ -74,6 +75,8 @@ def restrict(
     Raises:
         ConfigError: a setting is invalid, or a file cannot be used.
     """
+    _check_complete("auth.token.realm", config.auth.token, TokenServer())
+    _check_complete("auth.ldap.url", config.auth.ldap, Ldap())
     if not has_access_control(config):
         if config.privileged_key is not None and config.standalone:
             logger.warning("privileged_key has no effect: there is no access control (auth)")
@@ -109,6 +112,21 @@ def restrict(
 
         control.read_image_token = read
     return control
+
+
+def _check_complete(name: str, section: object, default: object) -> None:
+    """
+    Check a section that has no effect without one of its settings; the registry might be open to everyone.
+
+    Args:
+        name: of the setting.
+        default: the section without any setting.
+
+    Raises:
+        ConfigError: only others of the section are set.
+    """
+    if getattr(section, name.rpartition(".")[2]) is None and section != default:
+        raise ConfigError(f"{name} is not set, but other settings of {name.rpartition('.')[0]} are")
 
 
 def _open_external_tokens(section: TokenServer) -> ExternalTokens | None:

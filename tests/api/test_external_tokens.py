@@ -230,6 +230,7 @@ class TestASetting:
         ("settings", "sentence"),
         [
             ({"issuer": None}, "belong together"),
+            ({"realm": None}, "realm is not set"),
             ({"realm": "auth.example.com"}, "realm must be a URL"),
             ({"realm": 'https://x/"y'}, "realm must consist"),
             ({"signingalgorithms": ("HS256",)}, "signingalgorithms must be some of"),

@@ -327,6 +327,7 @@ class TestASetting:
             ({"url": "ldaps://ldap..example.com"}, "url must be"),
             ({"url": "ldap://ldap.example.com"}, "in clear"),
             ({"user_base": None}, "user_base is not set"),
+            ({"url": None}, "url is not set"),
             ({"bind_dn": "cn=x"}, "belong together"),
             ({"bind_password": "x"}, "belong together"),
             ({"user_filter": "(uid=x)"}, "user_filter must contain"),
