@@ -6,6 +6,7 @@ It counts the parts of responses, also those of adjacent files, and needs its ov
 
 from __future__ import annotations
 
+import itertools
 import random
 import subprocess
 
@@ -58,12 +59,20 @@ def podman_of(containers_environment, tmp_path):
 
 
 def sent_bytes(server, since, digest):
-    """The bytes of a blob that were sent, from the access log."""
-    last = f"/v2/last-{since}"
-    requests.get(f"{server.url}{last}", timeout=60)
-    wait_until(lambda: last in server.log.read_text())  # lines are written after the responses
-    lines = [line.split('"') for line in server.log.read_text()[since:].splitlines() if f"/blobs/{digest} " in line]
-    return sum(int(fields[2].split()[1]) for fields in lines if fields[1].startswith("GET "))
+    """The bytes of a blob that were sent, from the access log, once a further request adds no more."""
+    found = []
+    numbers = itertools.count()
+
+    def is_known():
+        last = f"/v2/last-{since}-{next(numbers)}"
+        requests.get(f"{server.url}{last}", timeout=60)
+        wait_until(lambda: last in server.log.read_text())  # lines are written after the responses
+        lines = [line.split('"') for line in server.log.read_text()[since:].splitlines() if f"/blobs/{digest} " in line]
+        found.append(sum(int(fields[2].split()[1]) for fields in lines if fields[1].startswith("GET ")))
+        return found[-1] and found[-2:-1] == found[-1:]
+
+    wait_until(is_known)
+    return found[-1]
 
 
 def test_fetches_only_the_changed_part_of_a_layer(server, podman_of, policy):
