@@ -24,6 +24,7 @@ from typing import Final
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now
 from docker_registry.drivers.file import linux
+from docker_registry.drivers.paths import folders_above
 from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull, StorageUnavailable
 
 #: Called with the descriptor of a changed folder.
@@ -94,7 +95,7 @@ class Root:
         Open a file or folder.
 
         Raises:
-            StorageError: a symbolic link leads out of the root.
+            StorageError: a symbolic link leads out of the root, or to nothing.
         """
         location = self.locate(path)
         fd = open_without_symlinks(location, flags | DO_NOT_BLOCK)
@@ -106,7 +107,12 @@ class Root:
 
     def _open_checked(self, location: str, path: str, flags: int) -> int:
         """Open a file or folder whose path may contain symbolic links, and check that they stay in the root."""
-        fd = os.open(location, flags | DO_NOT_BLOCK)
+        try:
+            fd = os.open(location, flags | DO_NOT_BLOCK)
+        except FileNotFoundError:
+            if not all(map(os.path.exists, filter(os.path.islink, map(self.locate, folders_above(f"{path}/"))))):
+                raise StorageError("A symbolic link leads to nothing, such as an unmounted disk.", path=path) from None
+            raise
         try:
             real = os.readlink(f"/proc/self/fd/{fd}")
             if real != self.root and not real.startswith(f"{self.root}/"):

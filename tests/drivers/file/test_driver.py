@@ -165,6 +165,22 @@ class TestALinkOutOfTheRoot:
         assert (b"new", b"secret") == (driver.get_content("file"), (outside / "secret").read_bytes())
 
 
+class TestALinkToNothing:
+    @pytest.mark.parametrize("target", ["unmounted/docker", "/nowhere"])
+    def test_is_an_error_and_no_missing_content(self, driver, store, target):
+        driver.put_content("a/file", b"")
+        (store / "a" / "link").symlink_to(target)
+        reads = (driver.find, driver.exists, lambda path: list(driver.list_directory(path)), driver.get_content)
+        for path, read in [(path, read) for path in ("a/link", "a/link/b/c") for read in reads]:
+            with pytest.raises(StorageError, match="leads to nothing"):
+                read(path)
+        for walked in ("a", "a/link/b"):
+            with pytest.raises(StorageError, match="leads to nothing"):
+                list(driver.walk(walked))
+        driver.put_content("a/link", b"new")
+        assert b"new" == driver.get_content("a/link")
+
+
 class TestForeignEntries:
     def test_with_invalid_names_are_not_listed(self, driver, store):
         driver.put_content("a/b", b"")
