@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import socket
 import threading
+import time
 
 import pytest
 import requests
@@ -151,6 +152,27 @@ class TestTheSweep:
         driver.touch("c/d")
         assert 0 == driver.remove_leftovers(0)
         assert large == driver.get_content("c/d")
+
+    def test_keeps_files_that_listings_do_not_show_for_a_time(self, driver, swift, options, large, monkeypatch):
+        driver.stream_write("a", [large])
+        driver.move("a", "b")
+        kept, entries = segments(swift, options), driver._objects.entries
+        time.sleep(1.1)
+        with monkeypatch.context() as patch:
+            patch.setattr(
+                driver._objects,
+                "entries",
+                lambda *arguments: (each for each in entries(*arguments) if not each.name.endswith("/b")),
+            )
+            assert 0 == driver.remove_leftovers(1)
+            assert 1 == len(segments(swift, options)) - len(kept)
+        assert 0 == driver.remove_leftovers(1)
+        assert kept == segments(swift, options)
+        driver.remove("b")
+        assert 0 == driver.remove_leftovers(1)
+        time.sleep(1.1)
+        assert 1 == driver.remove_leftovers(1)
+        assert [] == segments(swift, options)
 
     def test_keeps_files_with_a_changed_content_type(self, driver, swift, options, large):
         driver.stream_write("a", [large[: 3 * MIB]])

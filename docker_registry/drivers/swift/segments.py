@@ -6,10 +6,13 @@ Large files in Swift: static large objects (SLO), whose segments are hidden from
     ROOT/images/0a1b/layer                               the manifest, of type application/octet-stream; segments=3f9c…
     ROOT/.docker-registry/segments/3f9c…/00000000        16 MiB each
     ROOT/.docker-registry/segments/3f9c…/m00000000       intermediate manifest of the first 1000, if there are more
+    ROOT/.docker-registry/segments/3f9c…/unreferenced    written when a sweep found no manifest
 
 A file is moved by copying its manifest, so for a moment, or for longer after a crash, two manifests share the same
 segments. So removing a file does not remove its segments; a sweep deletes those that no manifest references, by age.
 A manifest's media type names its segments, and Swift's listings include media types: the sweep needs no manifest reads.
+Listings may lag behind, and show neither name of a manifest that was moved. So segments are deleted only if an earlier
+sweep, a day before or the age that it is given if that is less, did not find their manifest either.
 """
 
 from __future__ import annotations
@@ -32,6 +35,9 @@ from docker_registry.errors import PathNotFound, StorageError
 #: Maximum number of segments per manifest, if Swift does not announce it.
 _MANIFEST_SEGMENTS: Final = 1000
 _TYPE: Final = "application/octet-stream"
+#: The object beside segments that records that a sweep found no manifest, and the lag of listings that is assumed.
+_MARK: Final = "unreferenced"
+_LAG_SECONDS: Final = 86400
 _SEGMENTS_PARAMETER = re.compile(r";\s*segments=([0-9a-f]+)")
 
 
@@ -92,21 +98,39 @@ class Segments:
         Returns:
             The number of files whose segments were deleted.
         """
-        unreferenced = self._older_than(time.time() - older_than_seconds)
+        now, delay_seconds = time.time(), min(older_than_seconds, _LAG_SECONDS)
+        newest, marked = self._ages()
+        unreferenced = {identity for identity, modified in newest.items() if modified <= now - older_than_seconds}
         # Walk twice: the first walk misses a file that is moved from a part not yet listed to one already listed.
         for _ in range(2):
             if unreferenced:
                 unreferenced -= self._referenced(list_everything())
+        for identity in marked.keys() - unreferenced:
+            self._container.delete_all([self._mark(identity)])
+        deleted = 0
         for identity in unreferenced:
-            self._container.delete_all([entry.name for entry in self._container.entries(f"{self._folder}{identity}/")])
-        return len(unreferenced)
+            if delay_seconds > 0 and identity not in marked:
+                self._container.put(self._mark(identity), BytesIO(), 0, content_type=_TYPE)
+            elif delay_seconds <= 0 or marked[identity] <= now - delay_seconds:
+                names = [entry.name for entry in self._container.entries(f"{self._folder}{identity}/")]
+                self._container.delete_all(names)
+                deleted += 1
+        return deleted
 
-    def _older_than(self, cutoff: float) -> set[str]:
+    def _mark(self, identity: str) -> str:
+        return f"{self._folder}{identity}/{_MARK}"
+
+    def _ages(self) -> tuple[dict[str, float], dict[str, float]]:
+        """Return by identity when the newest segment was written, and when the mark was, if there is one."""
         newest: dict[str, float] = {}
+        marked: dict[str, float] = {}
         for entry in self._container.entries(self._folder):
-            identity = entry.name[len(self._folder) :].partition("/")[0]
-            newest[identity] = max(newest.get(identity, 0), entry.modified)
-        return {identity for identity, modified in newest.items() if modified <= cutoff}
+            identity, _, name = entry.name[len(self._folder) :].partition("/")
+            if name == _MARK:
+                marked[identity] = entry.modified
+            else:
+                newest[identity] = max(newest.get(identity, 0), entry.modified)
+        return newest, marked
 
     def _referenced(self, entries: Iterable[Entry]) -> set[str]:
         return {identity for entry in entries for identity in self._references(entry)}
