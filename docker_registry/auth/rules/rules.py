@@ -213,18 +213,18 @@ def parse(content: bytes, path: Path) -> Rules:
 
 
 def _groups(section: Section) -> dict[str, frozenset[str]]:
-    """Return the members of each group, which are users."""
+    """Return the members of each group: users, whose names may have any characters if another token server has them."""
     groups = {name: frozenset(section.texts(name)) for name in section.keys}
     for name, members in groups.items():
         for member in members:
-            if member.startswith("@") or member in (ANYONE, AUTHENTICATED) or not _is_name(member):
+            if member.startswith("@") or member in (ANYONE, AUTHENTICATED) or _has_address(member):
                 raise section.error_in(name, f"{member[:100]!r} is no user")
     return groups
 
 
-def _is_name(text: str) -> bool:
-    """Return whether a text is a user or an @group, and not a malformed network."""
-    return parse_address(text.partition("/")[0]) is None and _WHO.fullmatch(text) is not None
+def _has_address(text: str) -> bool:
+    """Return whether a text is an address or a network, also with a prefix that is not valid."""
+    return parse_address(text.partition("/")[0]) is not None
 
 
 def _rule(section: Section, groups: Mapping[str, frozenset[str]]) -> Rule:
@@ -242,7 +242,7 @@ def _rule(section: Section, groups: Mapping[str, frozenset[str]]) -> Rule:
             users |= groups.get(entry[1:], frozenset())
         elif entry not in (ANYONE, AUTHENTICATED):
             users.add(entry)
-        if network is None and not _is_name(entry):
+        if network is None and (_has_address(entry) or not _WHO.fullmatch(entry)):
             raise section.error(f"who: {entry[:100]!r} is neither a user, an @group nor a network")
     return Rule(
         line=section.line,
