@@ -16,7 +16,7 @@ from docker_registry.services import build
 from tests.support.access import PASSWORD, settings
 from tests.support.clients.v2 import OCI_MANIFEST, digest_of
 from tests.support.images import make_image
-from tests.support.v1_images import make
+from tests.support.v1_images import Image, make
 
 RULES = """rules:
   - {repositories: ["alice/**"], who: [alice], allow: [pull, push]}
@@ -201,7 +201,7 @@ class TestAnImage:
         assert [image.layer] == world.docker("alice").pull("alice/private")
         assert [image.layer] == world.docker("alice", has_tokens=False).pull("alice/private")
 
-    def test_that_derives_from_api_v2_is_pulled_by_those_who_may_pull_there(self, world):
+    def test_that_derives_from_api_v2_is_pulled_by_those_who_may_pull_there_and_pushed_by_none(self, world):
         image, auth = make_image("derived"), ("root", "pw-root")
         for content in (image.config, *image.layers):
             url = f"/v2/alice/modern/blobs/uploads/?digest={digest_of(content)}"
@@ -213,6 +213,9 @@ class TestAnImage:
         docker.begin("GET", "repositories/alice/modern/images")
         top = docker.ask("GET", "repositories/alice/modern/tags/v1").get_json()
         assert 403 == world.docker("bob").ask("GET", f"images/{top}/layer").status_code
+        assert 200 == docker.begin("PUT", "repositories/alice/modern", json.dumps([{"id": top}]))
+        other = Image(top, json.dumps({"id": top}).encode(), fresh().layer, (top,))
+        assert [409, 404, 404] == docker.send(other)
 
     def test_of_a_mirrored_repository_is_pulled_by_those_who_may_pull_there(self, world):
         image, pushed = fresh(), fresh()

@@ -135,7 +135,7 @@ class ImagePushes:
         events.before_put_image_json.send(self._driver, image_id=str(image_id), image_json=document)
         if image_id.is_hidden:  # the next request fails because no push has started
             return
-        if self._images.is_complete(image_id):
+        if self._images.is_complete(image_id, principal=actor.principal):
             if is_proof:
                 return
             raise self._exists(image_id)
@@ -158,7 +158,7 @@ class ImagePushes:
             SizeInvalid: the body ended early; the received bytes are discarded.
         """
         receipts = [Receipt(payload) for payload in self._payloads(image_id)]
-        if not is_proof and self._images.is_complete(image_id):
+        if not is_proof and self._images.is_complete(image_id, principal=actor.principal):
             raise self._exists(image_id)
         upload_id, links = self._staged_layers.receive(receipts, body, actor=actor)
         for link in links:
@@ -195,7 +195,7 @@ class ImagePushes:
         self._payloads(image_id)
         for _ in range(_MAX_ATTEMPTS):
             staged = self._choose(image_id, checksum)
-            if self._images.is_complete(image_id):
+            if self._images.is_complete(image_id, principal=actor.principal):
                 # A concurrent push was committed first; a client with a valid layer still receives success.
                 self._complete(image_id)
                 if staged is None:
