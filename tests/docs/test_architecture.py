@@ -251,11 +251,11 @@ DOMAIN = {
     "uploads": {"actor", "blobs", "ingest", "layout", "names", "sources", "upload_sessions"},
     "layers.archives": {"layers.compression", "layers.limits", "names"},
     "layers.compression": {"layers.limits", "layers.tar_headers"},
-    "layers.file_lists": {"layers.archives", "layers.tar_headers", "layers.tarstream"},
+    "layers.file_lists": {"layers.tar_headers"},
     "layers.limits": set(),
     "layers.tar_headers": set(),
     "layers.tarstream": {"layers.tar_headers"},
-    "layers.tarsum": {"layers.archives", "layers.tar_headers", "layers.tarstream"},
+    "layers.tarsum": {"layers.archives", "layers.limits", "layers.tar_headers", "layers.tarstream"},
     "v1.diff_queue": {"names"},
     "v1.files": {
         "actor",

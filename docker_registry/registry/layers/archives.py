@@ -1,16 +1,15 @@
 """
-Decompression of layers, either from the store or while they are being uploaded.
+Decompression of stored layers.
 
-:func:`open_archive` reads a stored layer, :class:`Expansion` decompresses a layer while it is being stored, and
-:func:`diff_id` computes the digest of a stored layer's uncompressed bytes.
+:func:`uncompressed` yields the result and raises the first error. :class:`Expansion` receives the stored bytes from a
+caller that processes them too, passes the result to sinks, and reports an error only at the end.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
-from typing import Final, Protocol
+from typing import Protocol
 
 from docker_registry.drivers.base import Bytes
 from docker_registry.errors import LayerFormatUnsupported, RegistryError, TooLarge
@@ -18,88 +17,23 @@ from docker_registry.registry.layers.compression import Compression, Decompresso
 from docker_registry.registry.layers.limits import Meter
 from docker_registry.registry.names import Digest
 
-_READ_BYTES: Final = 512 * 1024
 
-
-class Readable(Protocol):
-    """An object with a ``read`` method, such as an open file."""
-
-    def read(self, size: int, /) -> bytes:
-        """Return at most *size* bytes; an empty result means the end."""
-
-
-#: The stored bytes of a layer, as an iterable of blocks or as a readable object.
-Source = Iterable[Bytes] | Readable
-
-
-class Archive:
+def uncompressed(layer: Iterable[Bytes], *, max_bytes: int | None, meter: Meter | None = None) -> Iterator[Bytes]:
     """
-    The uncompressed bytes of a stored layer, to be iterated over in blocks or read; only once.
-
-    Attributes:
-        compression: the compression in which the layer is stored.
-    """
-
-    def __init__(self, compression: Compression, pieces: Iterator[Bytes]) -> None:
-        self.compression = compression
-        self._pieces = pieces
-        self._rest = memoryview(b"")
-
-    def __iter__(self) -> Iterator[Bytes]:
-        """Yield the remaining blocks; each is valid only until the next one is requested."""
-        if self._rest:
-            rest, self._rest = self._rest, memoryview(b"")
-            yield rest
-        yield from self._pieces
-
-    def read(self, size: int, /) -> bytes:
-        """Return at most *size* bytes; an empty result means the end."""
-        while not self._rest:
-            piece = next(self._pieces, None)
-            if piece is None:
-                return b""
-            self._rest = memoryview(piece)
-        part, self._rest = self._rest[:size], self._rest[size:]
-        return bytes(part)
-
-
-def open_archive(source: Source, *, max_bytes: int | None, meter: Meter | None = None) -> Archive:
-    """
-    Open a stored layer for reading without its compression.
+    Yield a stored layer without its compression, in blocks; each is valid only until the next one is requested.
 
     Args:
+        layer: the stored bytes, in blocks.
         max_bytes: the maximum number of uncompressed bytes; None for no limit.
         meter: checks the ratio and time limits of this layer.
 
     Raises:
-        LayerFormatUnsupported, TooLarge: on opening or on a later read (see :meth:`Decompressor.feed`).
+        LayerFormatUnsupported, TooLarge: see :meth:`Decompressor.feed`.
     """
     decompressor = Decompressor(max_bytes=max_bytes, meter=meter)
-    pieces = _expand(decompressor, source)
-    first = next(pieces, b"")
-    assert decompressor.compression is not None
-    return Archive(decompressor.compression, _chain(first, pieces))
-
-
-def _expand(decompressor: Decompressor, source: Source) -> Iterator[Bytes]:
-    for block in blocks(source):
+    for block in layer:
         yield from decompressor.feed(block)
     yield from decompressor.finish()
-
-
-def _chain(first: Bytes, rest: Iterator[Bytes]) -> Iterator[Bytes]:
-    if first:
-        yield first
-    yield from rest
-
-
-def blocks(source: Source) -> Iterator[Bytes]:
-    """Yield a layer's stored bytes in blocks, from either kind of source."""
-    if isinstance(source, Iterable):
-        yield from source
-        return
-    while block := source.read(_READ_BYTES):
-        yield block
 
 
 class Sink(Protocol):
@@ -114,11 +48,10 @@ class Sink(Protocol):
 
 class Expansion:
     """
-    Decompresses a layer while it is being stored and passes the uncompressed bytes to sinks.
+    Decompresses a layer block by block, and passes the uncompressed bytes to sinks.
 
-    :meth:`update` receives each block as it was uploaded. It never raises because of the layer's content, so the
-    inspection cannot fail an upload: a blob that is not an archive is stored like any other. :meth:`finish` raises the
-    first error instead.
+    :meth:`update` never raises because of the layer's content, so that the caller can process a layer that is not an
+    archive to its end. :meth:`finish` raises the first error instead.
     """
 
     def __init__(self, *sinks: Sink, max_bytes: int | None, meter: Meter | None = None) -> None:
@@ -165,15 +98,9 @@ class Expansion:
 
 
 class DiffId:
-    """
-    A sink that computes a layer's diff_id: the digest of its uncompressed bytes (OCI image-spec, config.md).
-
-    Attributes:
-        size: uncompressed bytes so far.
-    """
+    """A sink that computes a layer's diff_id: the digest of its uncompressed bytes (OCI image-spec, config.md)."""
 
     def __init__(self) -> None:
-        self.size = 0
         self._hash = hashlib.sha256()
 
     @property
@@ -183,41 +110,7 @@ class DiffId:
 
     def feed(self, block: Bytes) -> None:
         """See :class:`Sink`."""
-        self.size += len(block)
         self._hash.update(block)
 
     def finish(self) -> None:
         """See :class:`Sink`."""
-
-
-@dataclass(frozen=True, slots=True)
-class Uncompressed:
-    """
-    The diff_id and size of a layer's uncompressed bytes.
-
-    Attributes:
-        compression: the compression in which the layer is stored.
-        diff_id: the digest of the uncompressed bytes.
-        size: uncompressed bytes.
-    """
-
-    compression: Compression
-    diff_id: Digest
-    size: int
-
-
-def diff_id(source: Source, *, max_bytes: int | None) -> Uncompressed:
-    """
-    Compute the diff_id of a stored layer.
-
-    Args:
-        max_bytes: the maximum number of uncompressed bytes; None for no limit.
-
-    Raises:
-        LayerFormatUnsupported, TooLarge: see :meth:`Decompressor.feed`.
-    """
-    archive = open_archive(source, max_bytes=max_bytes)
-    result = DiffId()
-    for block in archive:
-        result.feed(block)
-    return Uncompressed(archive.compression, result.digest, result.size)

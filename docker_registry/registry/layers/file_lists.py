@@ -15,9 +15,7 @@ from dataclasses import dataclass
 from typing import Any, Final, NamedTuple
 
 from docker_registry.errors import TooLarge
-from docker_registry.registry.layers.archives import Source, open_archive
 from docker_registry.registry.layers.tar_headers import REGULAR_V7, Member
-from docker_registry.registry.layers.tarstream import TarReader
 
 #: Total bytes of all names in a layer; those of a few hundred thousand files take some tens of millions.
 MAX_NAMES_BYTES: Final = 128 * 1024 * 1024
@@ -207,25 +205,6 @@ class FileLister:
 
     def content(self, block: memoryview, /) -> None:
         """See :class:`~docker_registry.registry.layers.tarstream.Visitor`."""
-
-
-def files(source: Source, *, max_bytes: int | None) -> FileList:
-    """
-    List the files of a stored layer.
-
-    Args:
-        max_bytes: the maximum number of uncompressed bytes; None for no limit.
-
-    Raises:
-        LayerFormatUnsupported: the layer is not a tar in a supported compression, is damaged, or is truncated.
-        TooLarge: the layer expands to more than *max_bytes*, or has too many files or too long names.
-    """
-    lister = FileLister()
-    reader = TarReader(lister)
-    for block in open_archive(source, max_bytes=max_bytes):
-        reader.feed(block)
-    reader.finish()
-    return lister.files
 
 
 def _name(raw: bytes) -> str:

@@ -8,9 +8,12 @@ from __future__ import annotations
 
 import hashlib
 import math
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Final
 
-from docker_registry.registry.layers.archives import Source, open_archive
+from docker_registry.drivers.base import Bytes
+from docker_registry.registry.layers.archives import uncompressed
+from docker_registry.registry.layers.limits import Meter
 from docker_registry.registry.layers.tar_headers import DIRECTORY, Member
 from docker_registry.registry.layers.tarstream import TarReader
 
@@ -60,20 +63,21 @@ class TarSum:
             self._current = None
 
 
-def tarsum(image_json: bytes, source: Source, *, max_bytes: int | None) -> str:
+def tarsum(image_json: bytes, layer: Iterable[Bytes], *, max_bytes: int | None, meter: Meter | None = None) -> str:
     """
     Return the TarSum of a stored layer, ``tarsum+sha256:<hex>``.
 
     Args:
         image_json: the stored bytes of the image's JSON.
-        max_bytes: the maximum number of uncompressed bytes; None for no limit.
+        layer, max_bytes, meter: as for :func:`.archives.uncompressed`.
 
     Raises:
-        LayerFormatUnsupported, TooLarge: as in :func:`docker_registry.registry.layers.file_lists.files`.
+        LayerFormatUnsupported: the layer is not a tar in a supported compression, is damaged, or is truncated.
+        TooLarge: the layer exceeds a limit.
     """
     result = TarSum()
     reader = TarReader(result)
-    for block in open_archive(source, max_bytes=max_bytes):
+    for block in uncompressed(layer, max_bytes=max_bytes, meter=meter):
         reader.feed(block)
     reader.finish()
     return result.sum(image_json)

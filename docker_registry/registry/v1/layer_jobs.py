@@ -1,9 +1,10 @@
 """
 Jobs of a :class:`~docker_registry.cpu_pool.pool.CpuPool` that process the content of layers.
 
-Each job takes its arguments as JSON and the stored bytes as input, and yields its output in blocks. All but ``diff``
-take ``limits``, the JSON of :class:`~docker_registry.registry.layers.limits.LayerLimits`. The jobs raise
-LayerFormatUnsupported and TooLarge depending on the layer's content.
+Each job takes its arguments as JSON, and yields its output in blocks. The last part of its input is the stored bytes of
+the layer, except for ``diff``. All but ``diff`` take ``limits``, the JSON of
+:class:`~docker_registry.registry.layers.limits.LayerLimits`. The jobs raise LayerFormatUnsupported and TooLarge
+depending on the layer's content.
 """
 
 from __future__ import annotations
@@ -11,21 +12,22 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from itertools import chain
 from typing import Any, Final
 
 from docker_registry.cpu_pool.process import Job, Parts
 from docker_registry.drivers.base import Bytes
 from docker_registry.errors import DigestInvalid, LayerFormatUnsupported, StorageError, TooLarge
-from docker_registry.registry.layers.archives import DiffId, Expansion, Sink, open_archive
+from docker_registry.registry.layers.archives import DiffId, Expansion, Sink, uncompressed
 from docker_registry.registry.layers.compression import Compression, sniff
 from docker_registry.registry.layers.file_lists import FileList, FileLister, FileListWriter, diff
 from docker_registry.registry.layers.limits import LayerLimits
 from docker_registry.registry.layers.tar_headers import BLOCK_BYTES
 from docker_registry.registry.layers.tarstream import TarReader
-from docker_registry.registry.layers.tarsum import TarSum
+from docker_registry.registry.layers.tarsum import TarSum, tarsum
 from docker_registry.registry.names import Digest
-from docker_registry.registry.v1.layer_links import MEDIA_TYPES, LayerLink, payload_checksum
+from docker_registry.registry.v1.layer_links import MEDIA_TYPES, LayerLink, Receipt
 
 #: The compressions that clients of API V1 can unpack; layers in any other are sent to them as an uncompressed tar.
 _READABLE: Final[frozenset[Compression]] = frozenset({"tar", "gzip", "bzip2", "xz"})
@@ -49,7 +51,7 @@ def list_files(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
     reader = TarReader(lister)
     writer = FileListWriter()
     size = 0
-    for block in open_archive(_layer(parts), max_bytes=limits.max_bytes, meter=limits.start()):
+    for block in uncompressed(_layer(parts), max_bytes=limits.max_bytes, meter=limits.start()):
         reader.feed(block)
         record = writer.write(lister.take())
         size += len(record)
@@ -74,12 +76,8 @@ def compute_tarsum(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes
     """Yield the TarSum of a layer as a JSON string; the first input part is the image's JSON."""
     limits = LayerLimits.from_json(arguments["limits"])
     image_json = b"".join(next(parts))
-    result = TarSum()
-    reader = TarReader(result)
-    for block in open_archive(_layer(parts), max_bytes=limits.max_bytes, meter=limits.start()):
-        reader.feed(block)
-    reader.finish()
-    yield json.dumps(result.sum(image_json)).encode()
+    result = tarsum(image_json, _layer(parts), max_bytes=limits.max_bytes, meter=limits.start())
+    yield json.dumps(result).encode()
 
 
 def inspect(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
@@ -93,8 +91,8 @@ def inspect(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
     """
     limits = LayerLimits.from_json(arguments["limits"])
     image_json = b"".join(next(parts))
-    tarsum = TarSum()
-    reader = TarReader(tarsum)
+    sums = TarSum()
+    reader = TarReader(sums)
     sinks = [reader] if arguments["tarsum"] else []
     inspection = Inspection(image_json, limits=limits, sinks=sinks)
     content = hashlib.sha256()
@@ -107,7 +105,7 @@ def inspect(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
     link = inspection.link(Digest.from_hash(content), size)
     facts = {"link": link.to_json(), "is_archive": inspection.is_archive, "is_complete": inspection.is_complete}
     if arguments["tarsum"]:
-        facts |= {"has_end_marker": reader.has_end_marker, "tarsum": tarsum.sum(image_json)}
+        facts |= {"has_end_marker": reader.has_end_marker, "tarsum": sums.sum(image_json)}
     yield json.dumps(facts).encode()
 
 
@@ -120,7 +118,7 @@ def unpack(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
     """
     limits = LayerLimits.from_json(arguments["limits"])
     content = hashlib.sha256()
-    for block in open_archive(_layer(parts), max_bytes=limits.max_bytes, meter=limits.start()):
+    for block in uncompressed(_layer(parts), max_bytes=limits.max_bytes, meter=limits.start()):
         content.update(block)
         yield bytes(block)
     if str(Digest.from_hash(content)) != arguments["diff_id"]:
@@ -129,7 +127,7 @@ def unpack(arguments: Mapping[str, Any], parts: Parts) -> Iterator[bytes]:
 
 class Inspection:
     """
-    Inspects a layer block by block; may be called from different threads, but only one at a time.
+    Inspects a layer block by block.
 
     It never raises because of the layer's content: a layer that is not a tar is stored like any other.
     """
@@ -142,59 +140,40 @@ class Inspection:
             sinks: further recipients of the uncompressed bytes.
         """
         self._rules = limits.fingerprint
-        self._image_json = Digest.of(image_json)
-        self._payload = payload_checksum(image_json)
+        self._receipt = Receipt(image_json)
         self._diff_id = DiffId()
         self._expansion = Expansion(self._diff_id, *sinks, max_bytes=limits.max_bytes, meter=limits.start())
-        self._beginning = b""
         self._finding: Compression | LayerFormatUnsupported | TooLarge | None = None
 
     def update(self, block: Bytes) -> None:
         """Process the next block; no reference to it is kept."""
-        if len(self._beginning) < BLOCK_BYTES:
-            self._beginning += bytes(block[: BLOCK_BYTES - len(self._beginning)])
-        self._payload.update(block)
+        self._receipt.update(block)
         self._expansion.update(block)
-
-    @property
-    def payload_sum(self) -> str:
-        """The payload checksum of the blocks so far."""
-        return f"sha256:{self._payload.hexdigest()}"
 
     @property
     def is_archive(self) -> bool:
         """True if the layer begins like an archive."""
-        return sniff(self._beginning) is not None
+        return self._receipt.compression is not None
 
     @property
     def is_complete(self) -> bool:
         """True if the whole layer was read as an archive. Meaningful only after the last block."""
         return not isinstance(self._finish(), Exception)
 
-    def link(self, digest: Digest, size: int, checksums: Sequence[str] = ()) -> LayerLink:
+    def link(self, digest: Digest, size: int) -> LayerLink:
         """
         Return the link of the inspected layer; call this after the last block.
 
         Args:
             digest, size: the digest and size of all blocks.
-            checksums: further checksums known to be valid.
         """
         finding = self._finish()
+        link = replace(self._receipt.link(digest, size), rules=self._rules)
+        if isinstance(finding, TooLarge):
+            return link
         if isinstance(finding, LayerFormatUnsupported):
-            compression, diff_id = None, None
-        elif isinstance(finding, TooLarge):
-            compression, diff_id = sniff(self._beginning), None
-        else:
-            compression, diff_id = finding, self._diff_id.digest
-        return LayerLink(
-            digest=digest,
-            size=size,
-            media_type=MEDIA_TYPES[compression],
-            image_json=self._image_json,
-            checksums=tuple(dict.fromkeys((self.payload_sum, *checksums))),
-            diff_id=diff_id,
-            rules=self._rules,
-        )
+            return replace(link, media_type=MEDIA_TYPES[None])
+        return replace(link, diff_id=self._diff_id.digest)
 
     def _finish(self) -> Compression | LayerFormatUnsupported | TooLarge:
         if self._finding is None:
@@ -226,4 +205,4 @@ def _as_sent(layer: Iterator[Bytes], limits: LayerLimits) -> Iterator[Bytes]:
     compression = sniff(b"".join(beginning)[:BLOCK_BYTES])
     if compression is None or compression in _READABLE:
         return stored
-    return iter(open_archive(stored, max_bytes=limits.max_bytes, meter=limits.start()))
+    return uncompressed(stored, max_bytes=limits.max_bytes, meter=limits.start())

@@ -149,6 +149,11 @@ class Receipt:
             self._beginning += bytes(block[: BLOCK_BYTES - len(self._beginning)])
         self._payload.update(block)
 
+    @property
+    def compression(self) -> Compression | None:
+        """The compression that the layer begins with; None if it does not begin like an archive."""
+        return sniff(self._beginning)
+
     def link(self, digest: Digest, size: int) -> LayerLink:
         """
         Return the link of the layer, marked as not inspected; call this after the last block.
@@ -159,7 +164,7 @@ class Receipt:
         return LayerLink(
             digest=digest,
             size=size,
-            media_type=MEDIA_TYPES[sniff(self._beginning)],
+            media_type=MEDIA_TYPES[self.compression],
             image_json=self._image_json,
             checksums=(f"sha256:{self._payload.hexdigest()}",),
         )

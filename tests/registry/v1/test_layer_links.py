@@ -1,4 +1,4 @@
-"""Digests that are computed while a layer is received, and how they are stored."""
+"""What is found out about a layer, and how it is stored."""
 
 from __future__ import annotations
 
@@ -41,7 +41,6 @@ class TestALayer:
         layer = COMPRESS["gzip"](CONTENT)
         expected = "sha256:" + hashlib.sha256(JSON + b"\n" + layer).hexdigest()
         assert (expected,) == link_of(layer).checksums
-        assert expected == inspected(layer).payload_sum
 
     @pytest.mark.parametrize("block", [1, 511, 512, 513, 100_000])
     def test_may_arrive_in_blocks_of_any_size(self, block):
