@@ -94,7 +94,11 @@ class Namespaces:
 
 
 def name_here(upstream: Upstream, name: str) -> str:
-    """Return the name of a repository of an upstream in this registry; *name* may already be that."""
+    """
+    Return the name of a repository of an upstream in this registry; *name* may already be that.
+
+    So if an upstream is named like one of its namespaces, the repositories in that are taken for names here.
+    """
     prefix = f"{upstream.name}/"
     return name if name.startswith(prefix) else f"{prefix}{name}"
 
