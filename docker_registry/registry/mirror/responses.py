@@ -6,6 +6,7 @@ import os
 import re
 import socket
 import ssl
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -34,6 +35,10 @@ MAX_MANIFEST_SECONDS: Final = 120.0
 
 #: Largest block that is read of a body at once.
 BLOCK_BYTES: Final = 256 * 1024
+
+#: An upstream that sends less than this on average during this time counts as one that sends nothing.
+MIN_BYTES_PER_SECOND: Final = 1024
+PROGRESS_SECONDS: Final = 60.0
 
 #: Longest body that is read although it is not wanted.
 _MAX_SKIPPED_BYTES: Final = 4096
@@ -146,11 +151,12 @@ class UpstreamBlob:
         Yield the bytes from the requested offset on, as they arrive.
 
         Raises:
-            UpstreamTimeout: the upstream sends nothing.
+            UpstreamTimeout: the upstream sends nothing, or too slowly.
             UpstreamUnavailable: the connection breaks before the end.
         """
+        progress = Progress()
         with network_errors(self._upstream):
-            while block := self._response.raw.read1(BLOCK_BYTES):
+            while block := progress.watch(lambda: self._response.raw.read1(BLOCK_BYTES)):
                 self._count(len(block))
                 skipped = min(self._skipped, len(block))  # the upstream does not support ranges
                 self._skipped -= skipped
@@ -160,6 +166,40 @@ class UpstreamBlob:
     def close(self) -> None:
         """Close the connection; may be called repeatedly."""
         self._response.close()
+
+
+class Progress:
+    """
+    Checks that an upstream does not occupy a connection for ever by sending a few bytes now and then.
+
+    The time in which no bytes are wanted, as the client or the store is slow, does not count.
+    """
+
+    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
+        """
+        Args:
+            now: the clock, seconds.
+        """
+        self._now = now
+        self._waited = 0.0
+        self._received = 0
+
+    def watch(self, receive: Callable[[], bytes]) -> bytes:
+        """
+        Receive bytes.
+
+        Raises:
+            UpstreamTimeout: there were too few in the last :data:`PROGRESS_SECONDS`.
+        """
+        began = self._now()
+        block = receive()
+        self._waited += self._now() - began
+        self._received += len(block)
+        if block and self._waited >= PROGRESS_SECONDS:
+            if self._received < MIN_BYTES_PER_SECOND * self._waited:
+                raise UpstreamTimeout("The upstream registry sends too slowly.")
+            self._waited, self._received = 0.0, 0
+        return block
 
 
 @contextmanager

@@ -12,7 +12,6 @@ shared by all transfers and pushes of the worker.
 from __future__ import annotations
 
 import logging
-import time
 from collections.abc import Callable
 from itertools import count
 from typing import Final
@@ -38,10 +37,6 @@ logger = logging.getLogger(__name__)
 
 #: Attempts to receive the rest of a blob after a broken connection.
 MAX_RESUMES: Final = 3
-
-#: An upstream that sends less than this on average during this time counts as one that sends nothing.
-MIN_BYTES_PER_SECOND: Final = 1024
-PROGRESS_SECONDS: Final = 60.0
 
 #: How long the receiver of a command sleeps after each piece.
 _SLEEP_SECONDS: Final = 0.001
@@ -152,9 +147,8 @@ class Transfer(ArrivingContent):
             self._announce()
 
     def _receive_stream(self) -> None:
-        progress, is_first = Progress(), True
+        is_first = True
         for block in self._stream.blocks():
-            progress.add(len(block))
             if self.size is not None and self._pieces.end + len(block) > self.size:
                 raise UpstreamError("The upstream registry sent more than it announced.", **self.content.detail)
             self._pieces.append(block)
@@ -238,34 +232,6 @@ class Transfer(ArrivingContent):
             return self._is_owner()
         except RegistryError:
             return True
-
-
-class Progress:
-    """Checks that an upstream does not occupy a connection for ever by sending a few bytes now and then."""
-
-    def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
-        """
-        Args:
-            now: the clock, seconds.
-        """
-        self._now = now
-        self._since = now()
-        self._received = 0
-
-    def add(self, size: int) -> None:
-        """
-        Count received bytes.
-
-        Raises:
-            UpstreamTimeout: there were too few in the last :data:`PROGRESS_SECONDS`.
-        """
-        self._received += size
-        now = self._now()
-        if now < self._since + PROGRESS_SECONDS:
-            return
-        if self._received < MIN_BYTES_PER_SECOND * (now - self._since):
-            raise UpstreamTimeout("The upstream registry sends too slowly.")
-        self._since, self._received = now, 0
 
 
 class TransferBody(BlockBody):

@@ -14,7 +14,7 @@ from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import PathNotFound, StorageError, StorageUnavailable
 from docker_registry.registry import layout
 from docker_registry.registry.ingest import BufferPool
-from docker_registry.registry.mirror import transfers
+from docker_registry.registry.mirror import responses, transfers
 from docker_registry.registry.mirror.arriving_content import NEAR_BYTES
 from docker_registry.registry.mirror.mirrored_blobs import work_of
 from docker_registry.registry.mirror.pieces import PIECE_SECONDS, Pieces, StoredPieces
@@ -360,6 +360,25 @@ class TestAPart:
         assert "bytes=65536-" == upstream.requests[1][2]["range"]
         received = mirrored.services.mirror.pulled_bytes()["blob", "up.example"]
         assert received <= len(LARGE) - 65536 + len(LARGE) - first, "the rest, and the part while that is far away"
+
+    def test_is_waited_for_if_the_upstream_sends_it_too_slowly(self, mirrored, upstream, driver, monkeypatch):
+        monkeypatch.setattr(responses, "PROGRESS_SECONDS", 0.2)
+        monkeypatch.setattr(responses, "MIN_BYTES_PER_SECOND", 2**30)
+
+        def answer(headers):
+            part = part_of(LARGE, headers)
+            if len(upstream.requests) > 1:
+                return part
+            begin(driver, until=1)  # this process is to continue the transfer
+            return Answer(part.body, 206, part.headers, pause_seconds=0.4)
+
+        upstream.contents[f"{THERE}/{BLOB}"] = answer
+        begin(driver, (0, 65536))
+        first = 65536 + NEAR_BYTES + 1
+        assert LARGE[first:] == mirrored.get(BLOB, Range=f"bytes={first}-").data
+        received = mirrored.services.mirror.pulled_bytes()["blob", "up.example"]
+        is_ended = received < len(LARGE) - 65536 + 3 * 1024 * 1024
+        assert is_ended or len(upstream.requests) > 2, "perhaps the rest of the part is requested again"
 
     def test_of_a_cold_blob_is_requested_by_itself(self, mirrored, upstream):
         upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: part_of(LARGE, headers)

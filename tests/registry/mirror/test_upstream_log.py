@@ -11,9 +11,9 @@ import requests
 from urllib3.exceptions import MaxRetryError, NameResolutionError
 
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import StorageError, UpstreamUnavailable
+from docker_registry.errors import StorageError, UpstreamTimeout, UpstreamUnavailable
 from docker_registry.registry.mirror import responses, upstream_connection
-from docker_registry.registry.mirror.transfer import MIN_BYTES_PER_SECOND, PROGRESS_SECONDS, Progress, UpstreamTimeout
+from docker_registry.registry.mirror.responses import MIN_BYTES_PER_SECOND, PROGRESS_SECONDS, Progress
 from tests.registry.mirror.conftest import NAME, THERE, Mirrored
 from tests.registry.mirror.test_authentication import BASIC, LOGIN, Hub
 from tests.support.clock import Clock
@@ -126,14 +126,21 @@ def test_a_name_that_cannot_be_resolved_is_reported():
 def test_an_upstream_that_sends_a_few_bytes_now_and_then_is_too_slow():
     clock = Clock()
     progress = Progress(clock)
+
+    def receive(size, seconds):
+        clock.now += PROGRESS_SECONDS  # in which nothing is wanted
+
+        def wait():
+            clock.now += seconds
+            return bytes(size)
+
+        return progress.watch(wait)
+
     for _ in range(3):
-        clock.now += PROGRESS_SECONDS
-        progress.add(MIN_BYTES_PER_SECOND * int(PROGRESS_SECONDS))
-    clock.now += PROGRESS_SECONDS - 1
-    progress.add(1)
-    clock.now += 1
+        assert receive(MIN_BYTES_PER_SECOND * int(PROGRESS_SECONDS), PROGRESS_SECONDS)
+    assert receive(1, PROGRESS_SECONDS - 1)
     with pytest.raises(UpstreamTimeout, match="too slowly"):
-        progress.add(1)
+        receive(1, 1)
 
 
 def test_the_name_of_a_repository_is_logged_on_one_line(mirrored, upstream, caplog):
