@@ -40,6 +40,9 @@ _SUFFIXES: Final[Mapping[str, Mapping[str, int]]] = {
     "bytes": {"B": 1, "KiB": 1024, "MiB": 1024**2, "GiB": 1024**3, "TiB": 1024**4},
 }
 
+#: Values of both forms for error messages.
+_EXAMPLES: Final[Mapping[str, str]] = {"seconds": "600 or 10m", "bytes": "1048576 or 1MiB"}
+
 #: Texts of true and false, in lower case.
 BOOLEANS: Final = {
     **dict.fromkeys(("true", "yes", "on", "1"), True),
@@ -198,6 +201,8 @@ class Setting:
         wanted = TYPES[self.type] if self.type is bool else f"a {TYPES[self.type]}"
         if self.unit:
             wanted += f" of {self.unit}"
+        if self.unit in _EXAMPLES:
+            wanted += f", such as {_EXAMPLES[self.unit]}"
         return wanted if self.minimum is None else f"{wanted}, at least {self.minimum}"
 
 

@@ -69,7 +69,9 @@ class TestNumbers:
 
     @pytest.mark.parametrize("text", ["1.5", "1e3", "0x10", "1_000", "٣", "ten", "", "- 1", "9" * 5000])
     def test_other_than_whole_numbers_are_rejected(self, text):
-        assert "must be a whole number of seconds" == refusal(Setting("ttl", int, unit="seconds"), text)
+        assert "must be a whole number of seconds, such as 600 or 10m" == refusal(
+            Setting("ttl", int, unit="seconds"), text
+        )
 
     @pytest.mark.parametrize(("expected", "text"), [(1.5, "1.5"), (0.5, ".5"), (2.0, "2"), (-1000.0, "-1e3")])
     def test_a_number_may_have_a_fraction(self, expected, text):
@@ -148,7 +150,10 @@ class TestAListOfSections:
             ("must be a list of sections", ["a"]),
             ("lacks url (in item 1)", [{}]),
             ("has no setting uri (in item 2)", [{"url": "a"}, {"uri": "b"}]),
-            ("is wrong in item 1: ttl must be a whole number of seconds", [{"url": "a", "ttl": "s3cret"}]),
+            (
+                "is wrong in item 1: ttl must be a whole number of seconds, such as 600 or 10m",
+                [{"url": "a", "ttl": "s3cret"}],
+            ),
         ],
     )
     def test_names_the_item_that_is_wrong(self, setting, message, raw):

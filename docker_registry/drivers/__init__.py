@@ -68,7 +68,8 @@ def _advice(name: str) -> str:
         return "nothing is published for Elliptics any more, docs/drivers.md says how to write a driver."
     if name in _EXTRAS:
         return f"try pip install 'docker-registry[{_EXTRAS[name]}]'."
+    package = f"try pip install docker-registry-driver-{name}."
     nearest = difflib.get_close_matches(name, [*installed(), *_ALIASES], n=1)
     if nearest and nearest[0] != name:  # else the driver is there and lacks a library
-        return f"did you mean {nearest[0]}?"
-    return f"try pip install docker-registry-driver-{name}."
+        return f"did you mean {nearest[0]}? If not, {package}"
+    return package

@@ -180,8 +180,11 @@ class TestAMistake:
                 "mirroring: [a]",
             ),
             ("standalone must be true or false", "standalone: maybe"),
-            ("upload_ttl must be a whole number of seconds, at least 1", "upload_ttl: 0"),
-            ("upload_ttl must be a whole number of seconds, at least 1, not a list", "upload_ttl: [1]"),
+            ("upload_ttl must be a whole number of seconds, such as 600 or 10m, at least 1", "upload_ttl: 0"),
+            (
+                "upload_ttl must be a whole number of seconds, such as 600 or 10m, at least 1, not a list",
+                "upload_ttl: [1]",
+            ),
             ("cache.port must be a whole number, at least 1", "cache: {port: redis}"),
             ("cache.port must be at most 65535", "cache: {port: 65536}"),
             ("audit_log contains a NUL character", r'audit_log: "a\0b"'),
