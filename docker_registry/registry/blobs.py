@@ -168,6 +168,24 @@ class Blobs:
         size = self._driver.find_size(path)
         return Blob(digest, size, path) if size is not None else self._find_elsewhere(digest)
 
+    def are_stored(self, digests: Sequence[Digest], pace: Callable[[Iterable[int]], Iterable[int]]) -> bool:
+        """
+        Return whether :meth:`stat_anywhere` finds all of several blobs.
+
+        Args:
+            pace: divides a long computation into time slices.
+        """
+        for start in pace(range(0, len(digests), _AT_A_TIME)):
+            some = digests[start : start + _AT_A_TIME]
+            sizes = self._driver.find_sizes([layout.blob_data(digest) for digest in some])
+            try:
+                for digest, size in zip(some, sizes, strict=True):
+                    if size is None:
+                        self._find_elsewhere(digest)
+            except BlobUnknown:
+                return False
+        return True
+
     def file(self, blob: Blob) -> ServedFile:
         """Return the blob's bytes as a file to serve."""
         gone = partial(BlobUnknown, digest=str(blob.digest))

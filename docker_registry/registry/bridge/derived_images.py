@@ -23,6 +23,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from typing import Final
@@ -65,8 +66,9 @@ _IMAGES_BYTES: Final = 16 * 1024 * 1024
 #: Estimated memory of a cached fact: digests or paths, and object headers.
 _FACT_BYTES: Final = 512
 
-#: Number of blobs whose sizes are requested at once.
-_AT_A_TIME: Final = 32
+
+#: A repository and its manifest that contains an image.
+_Origin = tuple[RepositoryName, Digest]
 
 
 @dataclass(frozen=True, slots=True)
@@ -109,7 +111,7 @@ class DerivedImages:
         self._sources = ImageSources(driver, platform, json_budget)
         self._locks = KeyedLocks()
         self._tops: BoundedCache[Digest, _Top] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
-        self._recorded: BoundedCache[str, bool] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
+        self._origins: BoundedCache[str, _Origin] = BoundedCache(_FACTS_BYTES, lambda _: _FACT_BYTES)
         # By the layer too: repositories may have an image with different layers, of one content compressed differently.
         self._verified: BoundedCache[ImageId | tuple[ImageId, Digest], DerivedImage] = BoundedCache(
             _IMAGES_BYTES, lambda image: _FACT_BYTES + len(image.payload)
@@ -159,12 +161,12 @@ class DerivedImages:
     def _record_origin(self, image_id: ImageId, name: RepositoryName, manifest: Digest) -> None:
         """Record that a manifest of a repository contains an image."""
         path = image_layout.derived_from(image_id, name, manifest)
-        if self._recorded.get(path):
+        if path in self._origins:
             return
         if not self._driver.exists(path):
             document = {"repository": str(name), "manifest": str(manifest)}
             self._driver.put_content(path, json.dumps(document).encode())
-        self._recorded.put(path, True)
+        self._origins.put(path, (name, manifest))
 
     # ---------------------------------------------------------------------------------------- by their ids
 
@@ -172,18 +174,21 @@ class DerivedImages:
         """Return whether an id is known to derive from a V2 image."""
         return image_id in self._verified or self._driver.exists(image_layout.derived(image_id))
 
-    def origins(self, image_id: ImageId) -> Iterator[tuple[RepositoryName, Digest]]:
+    def origins(self, image_id: ImageId) -> Iterator[_Origin]:
         """Yield the repositories and manifests that are known to contain an image."""
         try:
             paths = list(self._pace(self._driver.list_directory(image_layout.derived(image_id))))
         except PathNotFound:
             return
         for path in filter(image_layout.is_derived_from, self._pace(paths)):
-            try:
-                document = json.loads(self._driver.get_content(path))
-                yield RepositoryName.parse(document["repository"]), Digest.parse(document["manifest"])
-            except (PathNotFound, ValueError, KeyError, TypeError, NameInvalid, DigestInvalid):
-                continue
+            with suppress(PathNotFound, ValueError, KeyError, TypeError, NameInvalid, DigestInvalid):
+                yield self._origins.get(path) or self._read_origin(path)
+
+    def _read_origin(self, path: str) -> _Origin:
+        document = json.loads(self._driver.get_content(path))
+        origin = RepositoryName.parse(document["repository"]), Digest.parse(document["manifest"])
+        self._origins.put(path, origin)  # a path is only ever that of one origin
+        return origin
 
     def links(self, image_id: ImageId, is_wanted: Callable[[str], bool]) -> Iterator[str]:
         """
@@ -204,7 +209,7 @@ class DerivedImages:
 
     def manifest(
         self, image_id: ImageId, preferred: RepositoryName, permitted: Permitted | None = None
-    ) -> tuple[RepositoryName, Digest] | None:
+    ) -> _Origin | None:
         """
         Find a manifest whose newest V1 image this is, and of which nothing was evicted.
 
@@ -222,7 +227,8 @@ class DerivedImages:
         ]
         candidates.sort(key=lambda found: (found[0] != preferred, str(found[0]), str(found[1].manifest)))
         for name, source in candidates:
-            if self._has_all(preferred, (source.manifest,)) or self._is_whole(source):
+            parts = (source.manifest, source.config, *source.layers)
+            if self._has_all(preferred, parts[:1]) or self._blobs.are_stored(parts, self._pace):
                 return name, source.manifest
         return None
 
@@ -240,6 +246,10 @@ class DerivedImages:
             for ancestor in source.chain.ids[:position]:
                 self._record_origin(ancestor, name, source.manifest)
         return ancestry
+
+    def is_permitted(self, image_id: ImageId, permitted: Permitted) -> bool:
+        """Return whether a repository that *permitted* accepts has an image."""
+        return next(self.permitted_sources(image_id, permitted), None) is not None
 
     def permitted_sources(
         self, image_id: ImageId, permitted: Permitted | None
@@ -320,16 +330,6 @@ class DerivedImages:
             return self._blobs.stat_anywhere(digest)
         except BlobUnknown:  # evicted from a mirror
             return None
-
-    def _is_whole(self, source: ImageSource) -> bool:
-        """Return whether all of a V2 image is in the store."""
-        digests = (source.manifest, source.config, *source.layers)
-        for start in self._pace(range(0, len(digests), _AT_A_TIME)):
-            some = digests[start : start + _AT_A_TIME]
-            sizes = self._driver.find_sizes([layout.blob_data(digest) for digest in some])
-            if any(size is None and self._find_blob(digest) is None for digest, size in zip(some, sizes, strict=True)):
-                return False
-        return True
 
     def _is_readable(self, image_id: ImageId, image: DerivedImage, permitted: Permitted | None) -> bool:
         """Return whether the verified layer of an image is here, and a permitted repository has a link to it."""

@@ -78,7 +78,7 @@ class ImageMemberships:
         permitted = self._access.pull_filter(principal)
         if permitted is None or self._has_allowed(image_layout.memberships(image_id), principal, Action.PULL):
             return True
-        return self._derived.is_known(image_id) and self._derived.ancestry(image_id, permitted) is not None
+        return self._derived.is_known(image_id) and self._derived.is_permitted(image_id, permitted)
 
     def may_push(self, principal: Principal, image_id: ImageId) -> bool:
         """Return whether a principal may push to a repository that has or claims an image."""

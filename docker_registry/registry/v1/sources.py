@@ -138,6 +138,10 @@ class DerivedImageSource(Protocol):
         """Return the ids of an image and all its ancestors, newest first; None when it does not derive from V2."""
         ...
 
+    def is_permitted(self, image_id: ImageId, permitted: Permitted) -> bool:
+        """Return whether a repository that *permitted* accepts has an image."""
+        ...
+
     def manifest(
         self, image_id: ImageId, preferred: RepositoryName, permitted: Permitted | None = None
     ) -> tuple[RepositoryName, Digest] | None:

@@ -163,6 +163,21 @@ class TestAnImagePushedByV2:
             assert Digest.of(layers[name]) == image.blob
         assert 2 == len(read_paths)
 
+    def test_in_many_repositories_is_found_in_a_permitted_one_without_reading_all(self, driver, monkeypatch):
+        registry, names = Registry(driver), [RepositoryName(f"acme/app-{number}") for number in range(20)]
+        for name in names:
+            push_v2(registry, layer(1), layer(2), name=name, author=str(name))
+            ids = registry.images.ancestry(v1_image(registry, ImageRepositoryName.parse(str(name)), V2))
+        again, reads, get_content = Registry(driver).images._derived, [], driver.get_content
+        monkeypatch.setattr(driver, "get_content", lambda path: reads.append(path) or get_content(path))
+        assert again.is_permitted(ImageId(ids[-1]), lambda _: True)
+        assert not again.is_permitted(ImageId(ids[-1]), lambda _: False)
+        first = len(reads)
+        assert len(names) + 3 > first
+        assert not again.is_permitted(ImageId(ids[-1]), lambda _: False)
+        assert again.is_permitted(ImageId(ids[-1]), lambda name: name == names[7])
+        assert first + 3 > len(reads), "of each repository once, and of one image"
+
     def test_takes_no_layer_from_an_image_with_a_false_configuration(self, registry):
         evil = RepositoryName("evil/web")
         diff_ids = [str(Digest.of(unpack(layer(number)))) for number in (1, 2)]
