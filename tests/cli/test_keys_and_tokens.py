@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import time
 
 import jwt
 import pytest
@@ -81,10 +82,15 @@ class TestTheTokenCommand:
         assert 1 == len(capsys.readouterr().err.splitlines())
         assert RefreshTokens(store).verify(text, lambda _: "v") is not None
 
-    def test_ends_tokens_that_nothing_uses_for_90_days(self, store):
-        clock = [0.0]
+    def test_ends_tokens_that_nothing_uses_for_90_days(self, store, monkeypatch):
+        clock = [time.time()]
         refresh = RefreshTokens(store, lambda: clock[0])
         texts = [refresh.issue("alice", "docker", "v") for _ in range(2)]
+        read = []
+        with monkeypatch.context() as patch:
+            patch.setattr(store, "get_versioned", read.append)
+            assert 0 == refresh.purge()
+        assert [] == read  # the files are too new
         clock[0] += 80 * 86400
         assert refresh.verify(texts[0], lambda _: "v") is not None
         clock[0] += 80 * 86400

@@ -19,7 +19,7 @@ import secrets
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import asdict, dataclass, replace
-from typing import Final
+from typing import Any, Final
 
 from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import PathNotFound, PreconditionFailed, StorageError
@@ -66,7 +66,7 @@ class RefreshTokens:
         self,
         driver: StorageDriver,
         now: Callable[[], float] = time.time,
-        pace: Callable[[Iterable[str]], Iterator[str]] = iter,
+        pace: Callable[[Iterable[Any]], Iterator[Any]] = iter,
     ) -> None:
         """
         Args:
@@ -128,25 +128,38 @@ class RefreshTokens:
             paths = list(self._pace(self._driver.list_directory(FOLDER)))
         except PathNotFound:
             return
+        yield from self._read(paths)
+
+    def revoke(self, matches: Callable[[RefreshToken], bool]) -> int:
+        """Remove all tokens for which *matches* returns True, and return how many were removed."""
+        return self._remove([token for token in self.list() if matches(token)])
+
+    def purge(self) -> int:
+        """
+        Remove the tokens that were unused for too long, and return how many were removed.
+
+        Only files that are old enough are read: they are written at each recorded use.
+        """
+        since = self._now() - IDLE_SECONDS
+        files = self._pace(self._driver.walk(FOLDER))
+        old = [file.path for file in files if file.modified <= since]
+        return self._remove([token for token in self._read(old) if self._is_expired(token)])
+
+    def _read(self, paths: Iterable[str]) -> Iterator[RefreshToken]:
         for path in self._pace(paths):
             found, _ = self._find(path.rpartition("/")[2])
             if found is not None:
                 yield found
 
-    def revoke(self, matches: Callable[[RefreshToken], bool]) -> int:
-        """Remove all tokens for which *matches* returns True, and return how many were removed."""
+    def _remove(self, tokens: Iterable[RefreshToken]) -> int:
         count = 0
-        for token in [token for token in self.list() if matches(token)]:
+        for token in tokens:
             try:
                 self._driver.remove(f"{FOLDER}/{token.token_id}")
                 count += 1
             except PathNotFound:  # revoked by another process
                 continue
         return count
-
-    def purge(self) -> int:
-        """Remove the tokens that were unused for too long, and return how many were removed."""
-        return self.revoke(self._is_expired)
 
     def _is_expired(self, token: RefreshToken) -> bool:
         return self._now() - token.last_used > IDLE_SECONDS

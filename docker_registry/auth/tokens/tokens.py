@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from typing import Final
+from typing import Any, Final
 
 from docker_registry.auth.tokens.access_tokens import AccessTokens
 from docker_registry.auth.tokens.refresh_tokens import RefreshTokens
@@ -40,7 +40,7 @@ class Tokens:
         seconds: int,
         algorithm: str,
         rotation_seconds: float,
-        pace: Callable[[Iterable[str]], Iterator[str]],
+        pace: Callable[[Iterable[Any]], Iterator[Any]],
     ) -> Tokens:
         """
         Create the parts on a store.
