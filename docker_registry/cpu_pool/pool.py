@@ -38,7 +38,7 @@ logger = logging.getLogger(__name__)
 #: Input of a job: parts, each an iterable of blocks.
 Source = Iterable[Iterable[Bytes]]
 
-#: Idle processes are ended after this time, unless the pool has another one.
+#: Time after which an idle process is ended, unless a pool sets another time.
 IDLE_SECONDS: Final = 30.0
 
 #: How often a waiting request checks whether its client is still connected.

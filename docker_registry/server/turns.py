@@ -83,7 +83,7 @@ class Acceptor(StreamServer):
     Accepts the connections of a listening socket.
 
     One of several workers accepts its share of those in the accept queue and leaves the others to the other workers,
-    before it looks again. Connections last, so a worker that accepted most of them would be slower for all of its
+    before it looks again. Connections live long, so a worker that accepted most of them would be slower for all of its
     clients. A worker that accepted one at a time would keep a crowd waiting.
     """
 

@@ -50,7 +50,7 @@ def open_mirror(config: Config, registry: OciRegistry, body_memory: MemoryBudget
         raise ConfigError("mirroring.source mirrors for API V1, which is not served (v1); see mirroring.upstreams")
     if config.mirroring.default is not None and config.v1:
         raise ConfigError("mirroring.default makes the registry a mirror for API V2 alone; set v1: false")
-    if not config.mirroring.upstreams and source is None and config.mirroring.default is None:
+    if not _has_mirror(config):
         return None
     load_mirrors(config)
     from docker_registry.registry.mirror.mirror import Mirror
@@ -246,21 +246,18 @@ def load_mirrors(config: Config) -> None:
     Raises:
         ConfigError: the library for HTTP is not installed.
     """
-    if config.mirroring.upstreams or config.mirroring.source is not None:
-        import_mirror()
-    if config.mirroring.source is not None and config.v1:
-        import docker_registry.registry.v1_mirror.v1_mirror  # noqa: F401
-
-
-def import_mirror() -> None:
-    """
-    Import the mirror, which a registry without upstreams does not need.
-
-    Raises:
-        ConfigError: the library for HTTP is not installed.
-    """
+    if not _has_mirror(config):
+        return
     try:
         import requests  # noqa: F401
     except ImportError:
         raise ConfigError("mirroring needs a library: pip install 'docker-registry[mirror]'.") from None
-    import docker_registry.registry.mirror.mirror  # noqa: F401
+    import docker_registry.registry.mirror.mirror
+
+    if config.mirroring.source is not None and config.v1:
+        import docker_registry.registry.v1_mirror.v1_mirror  # noqa: F401
+
+
+def _has_mirror(config: Config) -> bool:
+    mirroring = config.mirroring
+    return bool(mirroring.upstreams) or mirroring.source is not None or mirroring.default is not None
