@@ -7,6 +7,7 @@ import logging
 import os
 import time
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from functools import lru_cache
 from itertools import chain
 from typing import Any, Final
@@ -46,8 +47,8 @@ class AccessLog(Logger):  # type: ignore[misc]
     is_observer = False
 
     def __init__(self, cfg: Any) -> None:
-        self._writers: list[LineWriter] = []
-        self._diverted: list[tuple[logging.StreamHandler[Any], Any]] = []
+        self._entries: LineWriter | None = None
+        self._diverted: list[tuple[logging.StreamHandler[Any], Any, LineWriter]] = []
         super().__init__(cfg)
 
     def setup(self, cfg: Any) -> None:
@@ -82,16 +83,33 @@ class AccessLog(Logger):  # type: ignore[misc]
     def divert(self) -> None:
         """Write the messages of this worker outside the event loop, too."""
         for handler in self.error_log.handlers:
-            if type(handler) is logging.StreamHandler:
-                self._diverted.append((handler, handler.stream))
-                handler.setStream(LineStream(self._add_writer("error log", handler.stream.fileno)))
+            if type(handler) in (logging.StreamHandler, logging.FileHandler):
+                stream = handler.stream
+                writer = _writer("error log", stream.fileno)
+                self._diverted.append((handler, stream, writer))
+                handler.stream = LineStream(writer)  # setStream would flush, which a full disk makes fail
+
+    def reopen_files(self) -> None:
+        """Open log files again, after they were renamed; see gunicorn, which closes the streams of their handlers."""
+        is_diverted = bool(self._diverted)
+        self._end_diversion()
+        for handler in (*self.error_log.handlers, *self.access_log.handlers):
+            if isinstance(handler, logging.FileHandler):
+                _discard_unwritten(handler)
+        super().reopen_files()
+        if is_diverted:
+            self.divert()
 
     def finish(self) -> None:
         """Write the remaining lines. Later messages, such as the error that ended the worker, are written at once."""
-        for writer in self._writers:
+        if self._entries is not None:
+            self._entries.close()
+        self._end_diversion()
+
+    def _end_diversion(self) -> None:
+        for handler, stream, writer in self._diverted:
             writer.close()
-        for handler, stream in self._diverted:
-            handler.setStream(stream)
+            handler.stream = stream
         self._diverted.clear()
 
     def _open(self) -> Callable[[str], object]:
@@ -104,18 +122,12 @@ class AccessLog(Logger):  # type: ignore[misc]
         def descriptor() -> int:
             return int(handler.stream.fileno())  # gunicorn opens the log again at SIGUSR1
 
-        return self._add_writer("access log", descriptor).write
+        self._entries = _writer("access log", descriptor)
+        return self._entries.write
 
     def _pass_on(self, lines: str) -> None:
         for line in lines.removesuffix("\n").split("\n"):
             self.access_log.info("%s", line)
-
-    def _add_writer(self, name: str, descriptor: Callable[[], int]) -> LineWriter:
-        def write(content: bytes) -> None:
-            write_all(descriptor(), content)
-
-        self._writers.append(LineWriter(name, write, is_file=is_regular(descriptor())))
-        return self._writers[-1]
 
     def access(self, resp: Any, req: Any, environ: Any, request_time: Any) -> None:
         """Write the entry of a request, if no observer does; called by gunicorn."""
@@ -153,6 +165,23 @@ class AccessLog(Logger):  # type: ignore[misc]
         """Return the values that gunicorn puts into an entry that it writes itself."""
         sent = resp.sent + getattr(resp.sock, "file_bytes", 0)
         return _printable({**super().atoms(resp, req, environ, request_time), "b": str(sent), "B": sent})
+
+
+def _writer(name: str, descriptor: Callable[[], int]) -> LineWriter:
+    def write(content: bytes) -> None:
+        write_all(descriptor(), content)
+
+    return LineWriter(name, write, is_file=is_regular(descriptor()))
+
+
+def _discard_unwritten(handler: logging.FileHandler) -> None:
+    """Open the file of a handler again if lines cannot be written: closing it later would raise the same error."""
+    try:
+        handler.flush()
+    except OSError:  # such as a full disk
+        with suppress(OSError):
+            handler.close()
+        handler.stream = handler._open()  # noqa: SLF001 - as gunicorn does
 
 
 class Entries:

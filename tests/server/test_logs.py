@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
+import signal
+import socket
 import time
 
 import pytest
@@ -111,6 +114,25 @@ class TestAnUnwritableLog:
             assert 201 == put.status_code
             wait_until(lambda: "lines were lost" in server.log.read_text(), server.log.read_text)
         assert "audit_log: 1 lines were lost" in server.log.read_text()
+
+    def test_of_errors_delays_no_request_and_can_be_opened_again(self, tmp_path):
+        path = tmp_path / "errors"
+        os.mkfifo(path)
+        reader = os.open(path, os.O_RDONLY | os.O_NONBLOCK)  # which never reads
+        fcntl.fcntl(reader, fcntl.F_SETPIPE_SZ, 4096)
+        with Server(tmp_path / "store", GUNICORN_ERROR_LOG_FILE=str(path)) as server:
+
+            def is_refused():
+                with socket.create_connection(("127.0.0.1", server.port), 20) as connection:
+                    connection.sendall(b"NOT HTTP\r\n\r\n")
+                    return connection.recv(100).startswith(b"HTTP/1.1 400 ")
+
+            assert all(is_refused() for _ in range(50))  # each is logged
+            os.close(reader)
+            path.rename(tmp_path / "pipe")
+            server.process.send_signal(signal.SIGUSR1)
+            wait_until(path.is_file)
+            wait_until(lambda: is_refused() and "Invalid request" in path.read_text())
 
 
 #: A log in a worker, and the lines that were written to it.
