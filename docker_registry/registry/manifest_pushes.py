@@ -169,8 +169,8 @@ class ManifestPushes:
             except PreconditionFailed:  # another request changed a tag: retry, except with a precondition
                 if tag_condition is not None:
                     raise TagChanged(name=str(name), tag=str(reference)) from None
-        if is_linked and not is_new:  # a concurrent deletion may have removed the referrer entry
-            self._refer(name, descriptor, document)
+        if is_linked:
+            self._refer_again(name, descriptor, document, is_new=is_new)
         self._manifests.types.restore(name, digest, document)
         self._complete(name, descriptor, document, tags)
         signal = events.repository_created if is_first else events.repository_updated
@@ -266,6 +266,13 @@ class ManifestPushes:
         """Record a manifest that has a subject as a referrer."""
         if document.subject is not None:
             self._referrers.put(name, document.subject.digest, descriptor, document)
+
+    def _refer_again(self, name: RepositoryName, descriptor: Descriptor, document: Payload, *, is_new: bool) -> None:
+        """Record a referrer again if a concurrent deletion may have removed its entry before the link was written."""
+        if document.subject is None:
+            return
+        if not is_new or self._referrers.needs(name, document.subject.digest, descriptor.digest):
+            self._refer(name, descriptor, document)
 
     def _digest(
         self, name: RepositoryName, reference: Reference, payload: bytes, condition: Condition | None

@@ -14,6 +14,7 @@ digest. The manifests in such an index are listed too if the repository has them
 from __future__ import annotations
 
 import json
+import time
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -64,6 +65,9 @@ _DIGEST_BYTES: Final = 130
 #: type depends on the last push and is stored only by :class:`ManifestTypes`.
 _INFERRED: Final = "toldMediaType"
 
+#: More than a push takes between its descriptor and its link.
+_YOUNG_SECONDS: Final = 300
+
 _TAG_ALGORITHM_CHARACTERS = 32
 _TAG_HEX_CHARACTERS = 64
 
@@ -110,11 +114,27 @@ class Referrers:
         self._driver.put_content(path, _dump(_entry(descriptor, document)))
 
     def delete(self, name: RepositoryName, digest: Digest, payload: bytes) -> None:
-        """Remove the descriptor of a deleted manifest, unless the manifest is pushed again concurrently."""
+        """
+        Remove the descriptor of a deleted manifest, unless the manifest is pushed again concurrently.
+
+        On stores where pushes do not look for it (:meth:`needs`), a young one may be that of a push that has not
+        written its link yet. It stays: without the link it is ignored.
+        """
         document = self._read(payload)
-        if document is not None and document.subject is not None:
-            path, link = layout.referrer(name, document.subject.digest, digest), layout.revision_link(name, digest)
-            store_removal.take_while(self._driver, path, lambda: not self._driver.has_file(link))
+        if document is None or document.subject is None:
+            return
+        path, link = layout.referrer(name, document.subject.digest, digest), layout.revision_link(name, digest)
+        with suppress(PathNotFound):
+            if self._driver.capabilities.pages and self._driver.stat(path).modified > time.time() - _YOUNG_SECONDS:
+                return
+        store_removal.take_while(self._driver, path, lambda: not self._driver.has_file(link))
+
+    def needs(self, name: RepositoryName, subject: Digest, digest: Digest) -> bool:
+        """Return whether the descriptor of a linked manifest is missing or marked; False where looking is a request."""
+        if self._driver.capabilities.pages:
+            return False
+        stored = self._driver.find(layout.referrer(name, subject, digest))
+        return stored is None or store_removal.unmarked(stored) != stored
 
     def page(
         self,

@@ -11,8 +11,8 @@ import json
 import random
 import shutil
 from dataclasses import dataclass, replace
-from functools import cache
-from itertools import combinations_with_replacement, count
+from functools import cache, partial
+from itertools import combinations_with_replacement, count, product
 
 import pytest
 
@@ -276,6 +276,28 @@ def test_two_puts_leave_a_tag_that_is_deleted_with_its_manifest_only():
             assert target == registry.tags.get(NAME, LATEST), schedule
             registry.removal.delete_manifest(NAME, target)
             assert _digest(registry, LATEST) is None, schedule
+
+
+@pytest.mark.parametrize("pages", [False, True])
+def test_two_puts_and_a_deletion_of_a_new_referrer_leave_it_with_its_entry_or_not_at_all(pages):
+    """The first put stops once, the second one runs to its end, and the deletion stops once before the first ends."""
+    for calls, deletion_calls in product(range(5, 12), range(12, 28)):
+        driver = copied(prepare("").driver)
+        driver.capabilities = replace(driver.capabilities, pages=pages)
+        open_registry(driver).removal.delete_manifest(NAME, Digest.of(REFERRER))
+        for path in [each.path for each in driver.walk() if Digest.of(REFERRER).hex in each.path]:
+            driver.remove(path)  # as if it had never been pushed
+        names = ("put referrer", "put referrer", "delete referrer")
+        stopping = StoppingDriver(driver)
+        first, second, deletion = (Request(partial(REQUESTS[name], open_registry(stopping), None)) for name in names)
+        first.advance(calls + 1)
+        second.advance()
+        deletion.advance(deletion_calls + 1)
+        first.advance()
+        deletion.advance()
+        found = state(driver)
+        is_there = found[str(Digest.of(REFERRER))] is not None
+        assert is_there == bool(found["referrers"]), (calls, deletion_calls)
 
 
 @pytest.mark.parametrize(
