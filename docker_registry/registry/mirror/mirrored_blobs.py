@@ -67,7 +67,7 @@ class MirroredBlobs:
             UpstreamError: the upstream cannot be asked, or denies access.
         """
         remote = self._remotes.find(name)
-        if remote is None:
+        if remote is None or self._remotes.is_absent(name, digest):
             return None
         content = MirroredBlob(
             self._driver, self._remotes, self._blobs, self._uploads, self._sizes, name, remote, digest

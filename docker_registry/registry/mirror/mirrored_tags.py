@@ -74,6 +74,8 @@ class MirroredTags:
         if remote is None:
             return None
         record = self._records.find(name, tag)
+        if record is None and self._remotes.is_absent(name, tag):  # found out before a lease is written to the store
+            return None
         if not self._is_fresh(record, remote):
             with self._locks.hold((str(name), str(tag))):
                 record = self._records.find(name, tag)

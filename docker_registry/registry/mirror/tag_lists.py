@@ -89,7 +89,7 @@ class TagLists:
         self._now = now
         self._locks = KeyedLocks()
         self._lists: BoundedCache[tuple[str, str], _List] = BoundedCache(_REMEMBERED_BYTES, _memory)
-        self._most: dict[str, int] = {}  # tags on a page, by the names of upstreams that have refused more
+        self._page_sizes: dict[str, int] = {}  # by the names of upstreams that have refused longer pages
 
     def page(self, remote: Remote, count: int, last: str) -> Page | None:
         """
@@ -161,12 +161,12 @@ class TagLists:
         """Ask for a page; for a shorter one if the upstream refuses to send so many tags."""
         upstream = remote.upstream.name
         try:
-            return self._get(remote, _path(min(count, self._most.get(upstream, count)), last))
+            return self._get(remote, _path(min(count, self._page_sizes.get(upstream, count)), last))
         except UpstreamError as error:
-            if count <= ALLOWED_TAGS or upstream in self._most or error.detail.get("status") not in _REFUSALS:
+            if count <= ALLOWED_TAGS or upstream in self._page_sizes or error.detail.get("status") not in _REFUSALS:
                 raise
         received = self._get(remote, _path(ALLOWED_TAGS, last))
-        self._most[upstream] = ALLOWED_TAGS
+        self._page_sizes[upstream] = ALLOWED_TAGS
         return received
 
     def _get(self, remote: Remote, path: str) -> _Received | None:

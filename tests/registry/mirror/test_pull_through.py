@@ -249,6 +249,7 @@ class TestWhatAnUpstreamDoesNotHave:
             assert (404, "BLOB_UNKNOWN") == code(mirrored.get(BLOB))
             assert 404 == mirrored.head(BLOB).status_code
         assert [f"{THERE}/manifests/v1", f"{THERE}/{BLOB}"] == upstream.asked()
+        assert 2 == mirrored.services.registry.leases.counts["mirror", "taken"], "nothing is written again either"
         assert set() == mirrored.paths()
         upstream.add(THERE, "v1", IMAGE)
         remotes = mirrored.services.registry.sources.manifests[-1]._remotes
