@@ -38,7 +38,7 @@ TOKEN_PATH: Final = "/v2/token"  # noqa: S105 - a path
 #: How often changes by other services and hosts are read, so that they apply within five seconds.
 REFRESH_SECONDS: Final = 2.0
 
-#: Name of a client whose token, issued by another token server, has no user name.
+#: Name of a client whose token, issued by another token server, names no user, where no rules need a name.
 _HOLDER_NAME: Final = "token"
 
 #: Longest description of a user in a token of API V1; the groups are left out if they do not fit.
@@ -238,8 +238,9 @@ class AccessControl:
             token = self._external_tokens.verify(text)
             if token.user.startswith(ROBOT_PREFIX):
                 raise Unauthorized("The token is not valid: it has the name of a robot.", error="invalid_token")
-            # Without a rules file the token alone decides, also for a client without a name.
-            name = token.user or (_HOLDER_NAME if self._rules is None else ANONYMOUS_NAME)
+            name = token.user or ANONYMOUS_NAME
+            if self._rules is None and name == ANONYMOUS_NAME:  # the token alone decides
+                name = _HOLDER_NAME
             return Client(name, address=address, grant=token.grant)
         found = self._tokens().access.verify(text)
         if not found.user:
