@@ -49,11 +49,7 @@ _MAX_HOLDER_BYTES: Final = 512
 VOUCHED_SECONDS: Final = 3600.0
 
 #: What a client must be allowed, on any tag, for each action in a scope.
-_GRANTED: Final[Mapping[str, tuple[Action, ...]]] = {
-    "pull": (Action.PULL,),
-    "push": (Action.PUSH,),
-    "delete": (Action.DELETE,),
-}
+_GRANTED: Final = {"pull": Action.PULL, "push": Action.PUSH, "delete": Action.DELETE}
 
 
 @dataclass(frozen=True, slots=True)
@@ -308,7 +304,8 @@ class AccessControl:
         return not client.is_anonymous or bool(self.policy.pull_prefixes(client))
 
     def _may(self, client: Client, word: str, name: str) -> bool:
-        return any(self.policy.may_some(client, action, name) for action in _GRANTED.get(word, ()))
+        action = _GRANTED.get(word)
+        return action is not None and self.policy.may_some(client, action, name)
 
     # ------------------------------------------------------------------------------------------- decisions
 

@@ -29,8 +29,8 @@ class Client(Principal):
         grant: what its access token allows at most; None without a token.
         limits: the scopes of a robot; None for others.
         expires: when its credentials end, seconds since the Unix epoch.
-        version: of its user, as its token states it; or of an identity that another service vouches for
-            (:mod:`docker_registry.auth.external`). Empty after a login by password.
+        version: of the user whom its token names (:meth:`.Logins.user_version`), or of the settings by which another
+            service vouches for it (:mod:`docker_registry.auth.external`). Empty after a login by a password of ours.
         is_privileged: whether the operator's key signed its request, so that it may do everything.
     """
 
