@@ -103,6 +103,7 @@ class Authenticator:
         Raises:
             UpstreamDenied: the token server denies access.
             UpstreamError: the token server does not issue a token, or is not one that may receive the credentials.
+            OSError: the token server cannot be resolved.
         """
         challenges = {each.scheme: each for each in reversed(parse_challenges(www_authenticate))}
         if "bearer" in challenges:
@@ -169,6 +170,7 @@ class Authenticator:
 
         Raises:
             UpstreamError: its URL is invalid, it may not receive the credentials, or only its own site can reach it.
+            OSError: it cannot be resolved.
         """
         try:
             host, own_host = urlsplit(realm).hostname or "", urlsplit(self._upstream.url).hostname or ""

@@ -40,14 +40,19 @@ def is_related(host: str, upstream_host: str) -> bool:
 
 
 def is_safe_token_server(host: str, upstream_host: str) -> bool:
-    """Return whether all addresses of a token server are public, or the upstream has them too."""
+    """
+    Return whether all addresses of a token server are public, or the upstream has them too.
+
+    Raises:
+        OSError: the host cannot be resolved.
+    """
     if host == upstream_host:
         return True
     addresses = _addresses(host)
     if not addresses:
         return False
     inside = {address for address in addresses if not _is_public(address)}
-    return not inside or inside <= set(_addresses(upstream_host))
+    return not inside or inside <= set(_known_addresses(upstream_host))
 
 
 def is_safe_redirect(host: str, upstream_host: str) -> bool:
@@ -56,13 +61,16 @@ def is_safe_redirect(host: str, upstream_host: str) -> bool:
 
     A public upstream may not redirect to a private address, and none to the link-local address of another host, where
     clouds serve credentials of their machines.
+
+    Raises:
+        OSError: the host cannot be resolved.
     """
     if host == upstream_host:
         return True
     addresses = _addresses(host)
     if not addresses or any(address.is_link_local or address.is_multicast for address in addresses):
         return False
-    return all(map(_is_public, addresses)) or not all(map(_is_public, _addresses(upstream_host)))
+    return all(map(_is_public, addresses)) or not all(map(_is_public, _known_addresses(upstream_host)))
 
 
 def redirect_target(url: str, location: str, upstream_url: str) -> str | None:
@@ -76,6 +84,9 @@ def redirect_target(url: str, location: str, upstream_url: str) -> str | None:
     Returns:
         None if the target is no URL of HTTP, is less safe than the URL, or is an address inside a network that the
         upstream is outside of.
+
+    Raises:
+        OSError: the host of the target cannot be resolved.
     """
     try:
         target = urljoin(url, location)
@@ -83,7 +94,7 @@ def redirect_target(url: str, location: str, upstream_url: str) -> str | None:
         scheme, host, _ = parts.scheme, parts.hostname or "", parts.port
     except ValueError:  # invalid, also if only the port is
         return None
-    is_safe = scheme == "https" or (scheme == "http" and urlsplit(url).scheme == "http")
+    is_safe = bool(host) and (scheme == "https" or (scheme == "http" and urlsplit(url).scheme == "http"))
     if is_safe and not is_proxied(target):
         is_safe = is_safe_redirect(host, urlsplit(upstream_url).hostname or "")
     return target if is_safe else None
@@ -110,14 +121,23 @@ def _registrable(host: str) -> str | None:
 
 
 def _addresses(host: str) -> list[_Address]:
+    """Return the addresses of a host; none if it is no valid name. Raises OSError if it cannot be resolved."""
     literal = _literal(host)
     if literal is not None:
         return [literal]
     try:
         found = socket.getaddrinfo(host, None, type=socket.SOCK_STREAM)[:_MAX_ADDRESSES]
-    except (OSError, UnicodeError):
+    except UnicodeError:
         return []
     return [address for each in found if (address := _literal(str(each[4][0]))) is not None]
+
+
+def _known_addresses(host: str) -> list[_Address]:
+    """Return the addresses of a host; none if it cannot be resolved here, such as one that a proxy looks up."""
+    try:
+        return _addresses(host)
+    except OSError:
+        return []
 
 
 def _literal(host: str) -> _Address | None:

@@ -112,6 +112,17 @@ def test_what_could_not_be_published_is_published_later(upstream):
         assert 1 == services.mirror.status()["up.example"].hits
 
 
+@pytest.mark.parametrize("is_token_server", [False, True])
+def test_a_host_that_an_upstream_names_and_that_cannot_be_resolved_is_reported(mirrored, upstream, is_token_server):
+    if is_token_server:
+        Hub(upstream).realm = "http://token.invalid/"
+    else:
+        upstream.contents[f"{THERE}/manifests/v1"] = Answer(status=307, headers={"Location": "http://blobs.invalid/"})
+    assert 503 == mirrored.get("manifests/v1").status_code
+    reason = mirrored.services.mirror.client("up.example").connection.reachability.reason
+    assert "its name cannot be resolved" == reason
+
+
 def test_a_name_that_cannot_be_resolved_is_reported():
     failure = socket.gaierror(-3, "Temporary failure")
     reason = NameResolutionError("up.example", None, failure)
