@@ -58,7 +58,7 @@ def _target(arguments: argparse.Namespace) -> Target:
     Return the registry that the arguments name.
 
     Raises:
-        ConfigError: the URL is malformed, or the file of authorities cannot be used.
+        ConfigError: the URL is malformed, the file of authorities cannot be used, or a user has no password.
     """
     from docker_registry.doctor.connection import Target, host_and_port
 
@@ -73,6 +73,8 @@ def _target(arguments: argparse.Namespace) -> Target:
         raise wrong
     if path.startswith(("/v1", "/v2")) or parts.query or parts.fragment:
         raise wrong
+    if arguments.user and PASSWORD_VARIABLE not in os.environ:
+        raise ConfigError(f"--user: {PASSWORD_VARIABLE} is not set")
     if arguments.ca is not None:
         try:
             ssl.create_default_context(cafile=arguments.ca)

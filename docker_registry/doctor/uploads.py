@@ -67,7 +67,8 @@ def _post(examination: Examination, user_agent: str) -> Answer:
     if answer.status == 413:
         examination.findings.fault("body-limit", "Even empty bodies are refused with 413.")
     if answer.status != 202:
-        raise CannotExamine(f"a push to {examination.repository} is refused with {answer.status}")
+        advice = "; name a user that may push (--user)" if answer.status == 401 and not examination.target.user else ""
+        raise CannotExamine(f"a push to {examination.repository} is refused with {answer.status}{advice}")
     return answer
 
 

@@ -433,6 +433,11 @@ class TestATokenServer:
             assert 2 == main(["doctor", url])
         assert 2 == len(paths)
 
+    def test_that_lets_anonymous_clients_push_nothing_needs_a_user(self, capsys):
+        with token_server(content=b'{"token": "anonymous"}', do_POST=lambda server: server.send_error(401)) as (url, _):
+            assert 2 == main(["doctor", url])
+        assert "401; name a user that may push (--user)" in capsys.readouterr().err
+
     @pytest.mark.parametrize("realm", [None, "[::x/token"])
     def test_without_a_url_is_an_error(self, realm, capsys):
         with token_server(realm=realm) as (url, paths):
@@ -472,6 +477,7 @@ class TestAnAddress:
             (["https://127.0.0.1:5000", "--ca", "/no/file"], "/no/file cannot be used: No such file"),
             (["http://127.0.0.1:5000", "--silence", "-1"], "--silence must be"),
             (["http://127.0.0.1:5000", "--silence", "nan"], "--silence must be"),
+            (["http://127.0.0.1:5000", "--user", "me"], "DOCKER_REGISTRY_PASSWORD is not set"),
         ],
     )
     def test_that_is_wrong_is_an_error(self, arguments, said, capsys):
