@@ -248,8 +248,11 @@ class TestABackup:
         Backup(driver, folder).run()
         assert [0o600] * 2 == [(tmp_path / "copy" / path).stat().st_mode & 0o777 for path in keys]
         assert (tmp_path / "copy/README").exists()
+        restored = MemoryDriver()
+        Restoration(restored, folder).run()
+        assert set(keys) == {file.path for file in restored.walk()}
 
-    def test_leaves_out_large_files_that_are_made_again(self, folder):
+    def test_leaves_out_large_files_that_are_made_again_and_those_beside_the_store(self, folder):
         driver, digest, image_id = MemoryDriver(), Digest.of(b"plain"), ImageId.parse("a" * 64)
         derived = image_layout.derived(image_id)
         left_out = (
@@ -258,7 +261,7 @@ class TestABackup:
             image_layout.file_list(derived),
             image_layout.changes(derived),
         )
-        for path in (*left_out, image_layout.derived_image(image_id)):
+        for path in (*left_out, image_layout.derived_image(image_id), "logs/2026", "docker/daemon.json"):
             driver.put_content(path, b"plain")
         Backup(driver, folder).run()
         assert [image_layout.derived_image(image_id)] == list(folder.walk())

@@ -280,23 +280,14 @@ class Backup:
 
     def _read_other_files(self) -> Snapshot:
         """Read the files that belong to no repository, image or blob; the catalog last."""
-        excluded = {
-            layout.BLOBS,
-            layout.REPOSITORIES,
-            layout.IMAGES,
-            layout.IMAGE_REPOSITORIES,
-            *store_paths.FLAGS,
-        }
-        parents = {"docker", "docker/registry", layout.ROOT}
         snapshot: Snapshot = {}
-        for folder in ("", "docker", "docker/registry", layout.ROOT):
-            for path in sorted(self._children(folder), key=lambda path: path == layout.CATALOG):
-                if path not in parents and path not in excluded:
-                    snapshot |= self._read_below(path) or self._read([path])
+        for path in sorted(self._children(layout.ROOT), key=lambda path: path == layout.CATALOG):
+            if path not in (layout.BLOBS, layout.REPOSITORIES):
+                snapshot |= self._read_below(path) or self._read([path])
         return {path: content for path, content in snapshot.items() if path not in store_paths.FLAGS}
 
     def _is_other_file(self, path: str) -> bool:
-        """Return whether a file of the backup belongs to no repository, image or blob, but may be that of a store."""
+        """Return whether a file belongs to no repository of V2, image or blob, but to a store."""
         is_of_store = _is_in(path, layout.ROOT, layout.IMAGE_REPOSITORIES)
         return is_of_store and not _is_in(path, layout.BLOBS, layout.REPOSITORIES)
 

@@ -11,6 +11,9 @@ from docker_registry.registry.names import Digest
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.layer_links import LayerLink
 
+#: The folders of a store; a bucket, or the folder of a backup, may contain other ones.
+_FOLDERS: Final = (f"{layout.ROOT}/", f"{layout.IMAGES}/", f"{layout.IMAGE_REPOSITORIES}/")
+
 #: Files that are specific to one store or temporary: the identity for caches, leases, probes, unfinished uploads,
 #: transfers from upstreams, notes about search indexes, and blobs that will be removed. Large files that are computed
 #: again when they are needed: uncompressed copies of layers, and file lists and diffs of derived images.
@@ -33,7 +36,7 @@ FLAGS: Final = (layout.CATALOG_COMPLETE,)
 
 def belongs(path: str) -> bool:
     """Return whether a file is part of a backup."""
-    return _EXCLUDED.fullmatch(path) is None
+    return path.startswith(_FOLDERS) and _EXCLUDED.fullmatch(path) is None
 
 
 def is_secret(path: str) -> bool:
