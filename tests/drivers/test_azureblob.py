@@ -70,6 +70,13 @@ class TestAzureBlobDriver(DriverSuite):
         driver.close()
 
 
+@pytest.mark.slow
+class TestRacesOnAzure(conditions.Conditions):
+    """With all rounds."""
+
+    driver = TestAzureBlobDriver.driver
+
+
 class TestAnUpload:
     """A content of several blocks of 256 KiB."""
 

@@ -71,6 +71,13 @@ class TestGcsDriver(DriverSuite):
         driver.close()
 
 
+@pytest.mark.slow
+class TestRacesOnGcs(conditions.Conditions):
+    """With all rounds."""
+
+    driver = TestGcsDriver.driver
+
+
 class TestAnUpload:
     """A content of several chunks of 256 KiB."""
 

@@ -120,6 +120,14 @@ class TestS3DriverOnMoto(S3Suite):
         driver.close()
 
 
+@pytest.mark.slow
+class TestRacesOnMoto(conditions.Conditions):
+    """With all rounds."""
+
+    options = TestS3DriverOnMoto.options
+    driver = TestS3DriverOnMoto.driver
+
+
 def unfinished(client):
     return client.list_multipart_uploads(Bucket=BUCKET).get("Uploads", [])
 
