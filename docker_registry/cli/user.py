@@ -45,18 +45,30 @@ def _change(path: Path, action: str, name: str) -> str:
         ConfigError: the file cannot be used or written.
     """
     from docker_registry.auth.users import htpasswd
-    from docker_registry.errors import Invalid
 
     htpasswd.check_name(name)
+    _check_known(path, action, name)
+    # Before the file is locked: others must not wait while someone types.
+    hashed = None if action == "remove" else htpasswd.hash_password(_read_password())
     with htpasswd.locked(path):
-        is_known = name in _users(path)
-        if is_known and action == "add":
-            raise Invalid(f"The user {name} exists already; `passwd` changes the password.")
-        if not is_known and action != "add":
-            raise Invalid(f"There is no user {name}.")
-        hashed = None if action == "remove" else htpasswd.hash_password(_read_password())
+        _check_known(path, action, name)
         htpasswd.write(path, {name: hashed})
     return {"add": "added", "passwd": "changed", "remove": "removed"}[action]
+
+
+def _check_known(path: Path, action: str, name: str) -> None:
+    """
+    Raises:
+        Invalid: a user to add exists already, or another one does not exist.
+        ConfigError: the file cannot be used.
+    """
+    from docker_registry.errors import Invalid
+
+    is_known = name in _users(path)
+    if is_known and action == "add":
+        raise Invalid(f"The user {name} exists already; `passwd` changes the password.")
+    if not is_known and action != "add":
+        raise Invalid(f"There is no user {name}.")
 
 
 def _read_password() -> str:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import fcntl
 import io
 import json
+import os
 
 import bcrypt
 import pytest
@@ -52,6 +54,23 @@ class TestTheUserCommand:
         assert 0 == main(["user", "remove", "alice"])
         assert {"bob", "carol"} == set(users(folder))
         assert "secret" not in capsys.readouterr().out
+
+    def test_lets_others_change_the_file_while_it_waits_for_a_password(self, folder, monkeypatch, capsys):
+        class Typing(io.StringIO):
+            def readline(self):
+                descriptor = os.open(folder, os.O_RDONLY)
+                fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+                os.close(descriptor)
+                htpasswd.write(folder / "users", {"alice": None})
+                return "secret"
+
+        monkeypatch.setattr("sys.stdin", Typing())
+        assert 0 == main(["user", "add", "carol"])
+        assert {"bob", "carol"} == set(users(folder))
+        write_users(folder / "users", "alice", "bob")
+        assert 2 == main(["user", "passwd", "alice"])
+        assert "There is no user alice" in capsys.readouterr().err
+        assert {"bob"} == set(users(folder))
 
     def test_creates_the_file(self, folder, says):
         (folder / "users").unlink()
