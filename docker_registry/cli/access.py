@@ -54,8 +54,12 @@ def run(chosen: argparse.Namespace) -> int:
         raise Invalid(f"{chosen.address} is not an address.")
     name, _, tag = chosen.repository.partition(":")
     client = Client(chosen.user, frozenset(chosen.group), address, limits=scopes)
-    rule = control.policy.rule(client, Action(chosen.do), RepositoryName.parse(name), Tag.parse(tag) if tag else None)
+    target = RepositoryName.parse(name), Tag.parse(tag) if tag else None
+    rule = control.policy.rule(client, Action(chosen.do), *target)
     reason = _reason(rule, has_rules=rules_file is not None, is_robot=scopes is not None)
+    may_push = control.policy.rule(client, Action.PUSH, *target) is not None
+    if rule is not None and chosen.do == Action.OVERWRITE.value and not may_push:
+        rule, reason = None, f"{reason} allows it, but it needs push too"
     if scopes is None and not client.is_anonymous and client.name not in logins.users():
         known = "no such user in auth.htpasswd" if config.auth.htpasswd is not None else "the user was not looked up"
         reason = f"{reason}; {known}"

@@ -138,6 +138,15 @@ class TestTheAccessCommand:
         assert status == main(["access", "check", *arguments])
         assert f"{sentence}\n" == capsys.readouterr().out
 
+    def test_denies_to_overwrite_without_push(self, folder, capsys):
+        rules = [
+            f"{{repositories: [{name}], who: [alice], allow: [{actions}]}}"
+            for name, actions in (("a", "overwrite"), ("b", "overwrite, push"))
+        ]
+        (folder / "rules.yml").write_text(f"rules: [{', '.join(rules)}]")
+        assert [1, 0] == [main(["access", "check", "alice", "overwrite", f"{name}:v1"]) for name in "ab"]
+        assert "denied: the rule in line 1 allows it, but it needs push too" in capsys.readouterr().out
+
     def test_prints_json(self, folder, capsys):
         assert 0 == main(["access", "check", "alice", "push", "acme/web:v1", "--json"])
         found = json.loads(capsys.readouterr().out)
