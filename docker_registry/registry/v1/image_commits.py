@@ -59,11 +59,11 @@ class ImageCommits:
         link = _read(self.stored(image_id))
         return link if link is not None and link.image_json == Digest.of(payload) else None
 
-    def known(self, image_id: ImageId) -> LayerLink | None:
+    def recorded(self, image_id: ImageId) -> LayerLink | None:
         """Return the committed layer of an image, even if its bytes are missing; None when there is none."""
         return _read(self.stored(image_id))
 
-    def decided(self, image_id: ImageId) -> LayerLink | None:
+    def committed(self, image_id: ImageId) -> LayerLink | None:
         """Return the committed layer of an image if its bytes exist, even if the push was not completed; else None."""
         link = _read(self.stored(image_id))
         return link if link is not None and self.find_file(image_id, link) is not None else None
@@ -80,7 +80,7 @@ class ImageCommits:
         if self._driver.exists(image_layout.private_image(image_id)):
             self._driver.put_content(layout.private_layer(layer), b"")
 
-    def decide(self, image_id: ImageId, link: LayerLink, stored: Versioned) -> bool:
+    def commit(self, image_id: ImageId, link: LayerLink, stored: Versioned) -> bool:
         """
         Commit the layer and JSON of an image.
 

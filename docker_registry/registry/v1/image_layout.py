@@ -14,7 +14,7 @@ The storage paths of API V1, in the layout of docker-registry 0.7.1.
       _received/<sum>-<upload>    * a layer in an upload session that waits for its checksum
       _filelist  _changes         * cached responses of files and diff; with _refused the reason why there is none
       _manifest                   * digest of the manifest that API V2 sees
-      _private                    * the private repositories that the image exclusively belongs to
+      _private                    * exists when only private repositories have the image
     repositories/<namespace>/<name>/
       _index_images                 JSON list [{"id", "checksum"?}]
       _images_list                  JSON list of the ids that an index provided
@@ -189,7 +189,7 @@ def top(manifest_: Digest) -> str:
 
 
 def private_image(image_id: ImageId) -> str:
-    """The file with the private repositories that the image exclusively belongs to."""
+    """The file that marks that only private repositories have an image."""
     return f"{image(image_id)}/_private"
 
 

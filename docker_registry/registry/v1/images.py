@@ -250,7 +250,7 @@ class Images:
             stored = self._commits.stored(image_id)
             found = self._reader.inspect(self._commits.get_json(image_id), file.read()).link
             link = replace(link, media_type=found.media_type, diff_id=found.diff_id, rules=found.rules)
-            self._commits.decide(image_id, link, stored)
+            self._commits.commit(image_id, link, stored)
             return link
 
     def _is_inspected(self, link: LayerLink) -> bool:
@@ -266,16 +266,16 @@ class Images:
 
     def find_committed(self, image_id: ImageId) -> LayerLink | None:
         """Return the committed layer of an image, even if its bytes are missing; None when none was committed."""
-        return self._commits.known(image_id)
+        return self._commits.recorded(image_id)
 
     def find_digest(self, image_id: ImageId) -> Digest | None:
         """Return the digest of the committed layer of a pushed image; None when none was committed."""
-        link = self._commits.known(image_id)
+        link = self._commits.recorded(image_id)
         return link.digest if link is not None else None
 
     def is_complete(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> bool:
         """Return whether an image is complete, so that clients need not push it."""
-        if self._find_derived(image_id, principal) is not None or self._commits.decided(image_id) is not None:
+        if self._find_derived(image_id, principal) is not None or self._commits.committed(image_id) is not None:
             return True
         if self._unfinished.is_marked(image_id) or not self._driver.exists(image_layout.image_json(image_id)):
             return False
@@ -300,12 +300,12 @@ class Images:
                 self._unfinished.mark(image_id)
                 raise ImageUnfinished(id=str(image_id))
             self._commits.put_verified(image_id, link)
-            self._commits.decide(image_id, link, stored)
+            self._commits.commit(image_id, link, stored)
             return link
 
     def _heal(self, image_id: ImageId) -> bool:
         """Complete a push that died after everything had arrived; return False when something is missing."""
-        link = self._commits.decided(image_id) or self._verify_abandoned(image_id)
+        link = self._commits.committed(image_id) or self._verify_abandoned(image_id)
         return link is not None and self._commits.complete(image_id, link)
 
     def _verify_abandoned(self, image_id: ImageId) -> LayerLink | None:
@@ -315,7 +315,7 @@ class Images:
         if not self._checksums(image_id) and not self._is_abandoned(image_id):
             return None
         with self._locks.hold(("verify", image_id)):
-            known = self._commits.decided(image_id)  # maybe verified by a concurrent request
+            known = self._commits.committed(image_id)  # maybe verified by a concurrent request
             if known is not None:
                 return known
             stored = self._commits.stored(image_id)
@@ -325,10 +325,10 @@ class Images:
                     self._commits.put_verified(image_id, link)
             except (ImageUnknown, PathNotFound):
                 return None
-            if link is not None and self._commits.decide(image_id, link, stored):
+            if link is not None and self._commits.commit(image_id, link, stored):
                 logger.info("the push of image %s was not completed, but all parts exist: serving it", image_id)
                 return link
-        return self._commits.decided(image_id)
+        return self._commits.committed(image_id)
 
     def _verify_raw(self, image_id: ImageId, payload: bytes, *, is_finished: bool) -> LayerLink | None:
         """

@@ -140,7 +140,7 @@ class ImagePushes:
                 return
             raise self._exists(image_id)
         self._unfinished.begin(image_id, Pending(payload, ancestry))
-        if self._commits.decided(image_id) is not None:  # another push ended concurrently
+        if self._commits.committed(image_id) is not None:  # another push ended concurrently
             raise self._exists(image_id)
 
     def put_layer(
@@ -289,7 +289,7 @@ class ImagePushes:
         return ImageExists(id=str(image_id))
 
     def _complete(self, image_id: ImageId) -> None:
-        link = self._commits.decided(image_id)
+        link = self._commits.committed(image_id)
         if link is not None and self._images.is_marked(image_id):
             self._commits.complete(image_id, link)
 
@@ -371,7 +371,7 @@ class ImagePushes:
     def _publish(self, image_id: ImageId, staged: StagedLayer, actor: Actor, *, is_mirrored: bool) -> bool:
         """Publish a staged layer and commit the image; return False if the caller must retry with the new state."""
         stored = self._commits.stored(image_id)
-        if self._commits.decided(image_id) is not None:
+        if self._commits.committed(image_id) is not None:
             return False
         self._commits.protect(image_id, staged.link.digest)
         try:
@@ -380,8 +380,8 @@ class ImagePushes:
             # The upload session and its bytes no longer exist.
             self._staged_layers.remove_record(staged)
             return False
-        # A client and the mirror may stage equal layers, and commit either one: who commits decides, not who staged.
-        return self._commits.decide(image_id, replace(staged.link, is_mirrored=is_mirrored), stored)
+        # A client and the mirror may stage equal layers, and commit either one: the commit counts, not the staging.
+        return self._commits.commit(image_id, replace(staged.link, is_mirrored=is_mirrored), stored)
 
     def _is_its_layer(self, image_id: ImageId, staged: StagedLayer) -> bool:
         """Return whether a staged layer has the bytes or a TarSum of the layer of a complete image."""
