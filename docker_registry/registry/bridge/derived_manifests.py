@@ -41,6 +41,9 @@ from docker_registry.registry.v1.layer_links import MEDIA_TYPES, LayerLink
 #: Media types of layers that every client of V2 can unpack.
 _READABLE: Final = frozenset({MEDIA_TYPES["gzip"], MEDIA_TYPES["tar"]})
 
+#: Maximum bytes of the JSON of an image and all its ancestors: as for the configuration of a V2 image.
+MAX_JSON_BYTES: Final = 8 * 1024 * 1024
+
 #: A process that has not renewed its lease for this time is considered dead, seconds.
 _LEASE_SECONDS: Final = 10.0
 _PAUSE_SECONDS: Final = 0.2
@@ -84,7 +87,8 @@ class DerivedManifests:
         Raises:
             ImageUnknown, ImageUnfinished: the image or one of its ancestors is missing or incomplete.
             LayerFormatUnsupported: a layer is not a tar.
-            ImageInvalid: the JSON of an image is invalid; Docker could not read it either.
+            ImageInvalid: the JSON of an image is invalid, so that Docker could not read it either; or the JSON of the
+                image and its ancestors is longer than :data:`MAX_JSON_BYTES`.
         """
         digest = self.find(image_id)
         if digest is not None and self._driver.has_file(layout.revision_link(name, digest)):
@@ -127,9 +131,13 @@ class DerivedManifests:
     def _create(self, name: RepositoryName, image_id: ImageId, lease: str) -> Digest:
         self._images.check(image_id)
         payloads, diff_ids, layers = [], [], []
+        json_bytes = 0
         for ancestor in map(ImageId.parse, reversed(self._images.ancestry(image_id))):
             self._leases.take(lease, _LEASE_SECONDS)
             payloads.append(self._images.check(ancestor))
+            json_bytes += len(payloads[-1])
+            if json_bytes > MAX_JSON_BYTES:
+                raise ImageInvalid("The JSON of the image and its ancestors is too long.", max_bytes=MAX_JSON_BYTES)
             link = self._images.inspect_layer(ancestor)
             if link.diff_id is None:
                 raise LayerFormatUnsupported(id=str(ancestor))

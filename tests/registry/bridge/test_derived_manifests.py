@@ -6,6 +6,7 @@ import bz2
 import gzip
 import json
 import lzma
+from contextlib import nullcontext
 
 import pytest
 
@@ -179,6 +180,15 @@ class TestAnImagePushedByV1:
         with pytest.raises(ManifestUnknown, match=sentence):
             registry.manifests.get(NEW, V1)
         assert [V1] == list(registry.tags.list(NEW))
+
+    def test_is_missing_in_v2_if_the_json_of_its_ancestors_is_too_long(self, registry):
+        images = [make(1, comment="x" * 4_190_000)]
+        for number in (2, 3):
+            images.append(make(number, images[-1], comment="x" * 4_190_000))
+        for length, error in ((2, nullcontext()), (3, pytest.raises(ManifestUnknown, match="too long"))):
+            push_v1(registry, images[:length])
+            with error:
+                assert registry.manifests.get(NEW, V1)
 
     def test_is_missing_in_v2_during_its_push(self, registry):
         image = make(1)
