@@ -8,23 +8,31 @@ import os
 from pathlib import Path
 from typing import Final
 
-from docker_registry.cli.command import Command, load_config
+from docker_registry.cli.command import Command, choose_file, load_config
 from docker_registry.errors import ConfigError
 
 
 def run(chosen: argparse.Namespace) -> int:
-    """Print the effective configuration with secrets masked, a translated file, or the JSON Schema of the files."""
+    """
+    Print the effective configuration with secrets masked, a translated file, or the JSON Schema of the files.
+
+    Raises:
+        ConfigError: a file cannot be read or used, or has no effect beside an option.
+    """
     import yaml
 
     from docker_registry.config.json_schema import configuration_schema
     from docker_registry.config.render import render
 
+    if chosen.config is not None and (chosen.translate is not None or chosen.schema):
+        raise ConfigError("CONFIG has no effect beside --from and --schema.")
     if chosen.translate is not None:
         print(_translated(chosen.translate), end="")
         return 0
     if chosen.schema:
         print(json.dumps(configuration_schema(), indent=2))
         return 0
+    choose_file(chosen.config)
     content = render(load_config())
     print(json.dumps(yaml.safe_load(content)) if chosen.json else content, end="\n" if chosen.json else "")
     return 0
@@ -53,6 +61,7 @@ def _translated(path: Path) -> str:
 
 
 def _add_arguments(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("config", nargs="?", metavar="CONFIG", help="the configuration file")
     form = parser.add_mutually_exclusive_group()
     form.add_argument("--json", action="store_true", help="print one JSON document instead of YAML")
     form.add_argument(

@@ -82,6 +82,9 @@ class TestACommand:
     def test_prints_the_configuration(self, run, tmp_path):
         done = run("config")
         assert f"storage_path: {tmp_path / 'store'}" in done.stdout
+        (tmp_path / "own.yml").write_text("dev: {storage: memory}")
+        assert "storage: memory" in run("config", str(tmp_path / "own.yml")).stdout
+        assert "CONFIG" in sentence(run("config", "--schema", "own.yml"))
 
     @pytest.mark.parametrize(
         ("output", "unbuffered", "said"),
