@@ -108,10 +108,10 @@ def _verified(manifest: UpstreamManifest, reference: Reference) -> Digest:
         announced = Digest.parse(manifest.digest) if manifest.digest else None
     except DigestInvalid:
         raise UpstreamError("The upstream registry announces an invalid digest.") from None
-    if announced is None and not isinstance(reference, Digest):
+    expected = list(dict.fromkeys(each for each in (reference, announced) if isinstance(each, Digest)))
+    if not expected:
         raise UpstreamError("The upstream registry announces no digest for the tag.")
-    expected = {each for each in (announced, reference) if isinstance(each, Digest)}
     for digest in expected:
         if Digest.of(manifest.payload, digest.algorithm) != digest:
             raise UpstreamError("The manifest of the upstream registry has another digest.", digest=str(digest))
-    return reference if isinstance(reference, Digest) else announced or Digest.of(manifest.payload)
+    return expected[0]
