@@ -154,8 +154,9 @@ def check_options(environ: Mapping[str, str], tls: TlsSettings) -> None:
     from docker_registry.server.tls import make_context
 
     options = read_options(environ)
-    if options.worker_connections < 1:
-        raise ConfigError("GUNICORN_OPTS: --worker-connections must be at least 1.")
+    for name, value in (("workers", options.workers), ("worker-connections", options.worker_connections)):
+        if value < 1:
+            raise ConfigError(f"GUNICORN_OPTS: --{name} must be at least 1.")
     if tls.certificate is None:
         return
     if options.is_ssl:

@@ -181,9 +181,10 @@ class TestAStart:
         assert 2 == done.returncode
         assert ["docker-registry: "] == [line[:17] for line in done.stderr.splitlines()]
 
-    def test_without_room_for_a_connection_is_rejected(self):
-        with pytest.raises(ConfigError, match="--worker-connections"):
-            launch.check_options({"GUNICORN_OPTS": "--worker-connections 0"}, Tls())
+    @pytest.mark.parametrize("option", ["--workers", "--worker-connections"])
+    def test_without_room_for_a_connection_is_rejected(self, option):
+        with pytest.raises(ConfigError, match=option):
+            launch.check_options({"GUNICORN_OPTS": f"{option} 0"}, Tls())
 
     def test_by_gunicorn_itself_serves(self, tmp_path):
         port = free_port()
