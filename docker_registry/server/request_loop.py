@@ -286,7 +286,7 @@ class RequestLoop:
             is_draining = self._health is not None and self._health.is_draining
             response.must_close = is_last or is_draining or not worker.alive or not worker.keeps_alive
             self._send(request, environ, response)
-            return not response.should_close()
+            return not response.should_close() and not response.is_short
         except OSError:
             raise
         except gevent.GreenletExit:  # the connection was ended

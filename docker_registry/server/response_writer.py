@@ -73,6 +73,13 @@ class ResponseWriter(Response):  # type: ignore[misc]
             return True
         return self.response_length is None and not self.chunked and not self._omits_body
 
+    @property
+    def is_short(self) -> bool:
+        """Whether less than Content-Length was sent, so that the client takes whatever follows for the body."""
+        if self._omits_body or self.response_length is None:
+            return False
+        return bool(self.sent + self.sock.file_bytes < self.response_length)
+
     def send_headers(self) -> None:
         """Send the head of the response, once."""
         if self.headers_sent:

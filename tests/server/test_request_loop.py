@@ -33,8 +33,11 @@ def called():
 def connection(called):
     """Serve one connection; return the sockets of client and server."""
 
-    def application(_environ, start_response):
+    def application(environ, start_response):
         called.append(None)
+        if environ["PATH_INFO"] == "/short":
+            start_response("200 OK", [("Content-Length", "3")])
+            return [b"ok"]
         dependencies.declare_cacheable()
         start_response("200 OK", [("Content-Length", "2")])
         return [b"ok"]
@@ -74,6 +77,17 @@ class TestAConnectionThatIsEnded:
         client.sendall(GET)
         server.end()  # the request has arrived, but was not received yet
         assert b"\r\nConnection: close\r\n" in client.recv(1000)
+
+
+class TestAResponseThatIsShorterThanAnnounced:
+    def test_is_the_last_one(self, connection, called):
+        client, _ = connection
+        client.sendall(b"GET /short HTTP/1.1\r\n\r\n" + GET)
+        assert client.recv(1000).endswith(b"\r\n\r\nok")
+        client.settimeout(0.2)
+        with pytest.raises(TimeoutError):  # the next one would be taken for the rest of the body
+            client.recv(1000)
+        assert 1 == len(called)
 
 
 class TestTheRestOfAHead:
