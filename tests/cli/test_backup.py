@@ -266,6 +266,17 @@ class TestABackup:
         Backup(driver, folder).run()
         assert [image_layout.derived_image(image_id)] == list(folder.walk())
 
+    def test_has_the_bytes_of_blobs_that_are_stored_elsewhere(self, folder):
+        driver = MemoryDriver()
+        places = (image_layout.layer(ImageId.parse("a" * 64)), f"{image_layout.UNPACKED}/sha256/b")
+        for path in places:
+            content = path.encode()
+            driver.put_content(path, content)
+            driver.put_content(layout.blob_alias(Digest.of(content)), f"{len(content)} {path}".encode())
+        assert [] == Backup(driver, folder).run().damaged
+        for path in places:
+            assert path.encode() == folder.read(layout.blob_data(Digest.of(path.encode())))
+
     def test_that_is_incomplete_is_not_restored(self, store, tmp_path):
         with BackupFolder(tmp_path / "copy").writing():
             BackupFolder(tmp_path / "copy").set_complete(is_complete=False)

@@ -163,7 +163,12 @@ class DerivedManifests:
 
     def _publish_layer(self, link: LayerLink, diff_id: Digest, file: StoredFile) -> Descriptor:
         """Publish a layer as a blob that clients of V2 can unpack, and return its descriptor."""
-        if link.media_type in _READABLE:
+        is_copy = file.path == image_layout.unpacked_layer(diff_id)
+        if link.media_type in _READABLE and not is_copy:
             self._blobs.publish_in_place(link.digest, link.size, file.path)
             return Descriptor(link.media_type, link.digest, link.size)
-        return Descriptor(MEDIA_TYPES["tar"], diff_id, self._unpacked.put(file, diff_id, layout.blob_data(diff_id)))
+        target = layout.blob_data(diff_id)
+        if is_copy and self._driver.find_size(target) is None:
+            # A copy may be removed at any time, so nothing may depend on its path.
+            self._driver.link(file.path, target)
+        return Descriptor(MEDIA_TYPES["tar"], diff_id, self._unpacked.put(file, diff_id, target))

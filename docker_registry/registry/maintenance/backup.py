@@ -24,6 +24,7 @@ from docker_registry.registry.maintenance import store_paths
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
 from docker_registry.registry.maintenance.copy_report import CopyReport, Progress, verified
 from docker_registry.registry.names import Digest, RepositoryName
+from docker_registry.registry.v1 import image_layout
 
 #: Maximum attempts to read a repository whose manifests are deleted concurrently.
 _MAX_ATTEMPTS: Final = 10
@@ -267,12 +268,16 @@ class Backup:
         for path in (layout.blob_data(digest), layout.removed_data(digest)):
             with suppress(PathNotFound):
                 return self._driver.stream_read(path)
-        return self._driver.stream_read(self._legacy_layer_path(digest))
+        return self._driver.stream_read(self._aliased_path(digest))
 
-    def _legacy_layer_path(self, digest: Digest) -> str:
-        """Return the path of the legacy layer of API V1 that holds the bytes of a blob."""
+    def _aliased_path(self, digest: Digest) -> str:
+        """
+        Return the path of the bytes of a blob that are stored elsewhere.
+
+        They are a legacy layer of API V1; earlier versions also used uncompressed copies of layers.
+        """
         _, _, path = self._driver.get_content(layout.blob_alias(digest)).decode("utf-8", "replace").partition(" ")
-        if not path.startswith(f"{layout.IMAGES}/"):
+        if not _is_in(path, layout.IMAGES, image_layout.UNPACKED):
             raise PathNotFound(path=path)
         return path
 

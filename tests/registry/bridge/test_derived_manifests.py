@@ -20,6 +20,7 @@ from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
+from docker_registry.registry.v1 import image_layout
 from tests.registry.bridge.both import (
     DOCKER,
     GZIP,
@@ -28,6 +29,7 @@ from tests.registry.bridge.both import (
     PLAIN,
     V1,
     V2,
+    Below,
     as_is,
     config_of,
     make_v2,
@@ -160,6 +162,15 @@ class TestAnImagePushedByV1:
         assert (PLAIN, len(unpack_any(image))) == (stored["mediaType"], stored["size"])
         assert unpack_any(image) == read(registry, NEW, stored["digest"])
         assert image.layer == pulled(registry, image)
+
+    def test_keeps_the_layers_of_a_parent_of_v2_whose_copies_for_v1_are_removed(self, registry, driver):
+        plain = tar(member("etc/parent", content=b"parent" * 500))
+        push_v2(registry, zstd.compress(plain), media_types=["application/vnd.oci.image.layer.v1.tar+zstd"])
+        image = make(5, parent=Below(registry, registry.image_tags.get(OLD, V2)))
+        push_v1(registry, [image])
+        layers = json.loads(registry.manifests.get(NEW, V1).payload)["layers"]
+        driver.discard(image_layout.UNPACKED)
+        assert [plain, image.layer] == [read(registry, NEW, each["digest"]) for each in layers]
 
     def test_may_have_a_layer_of_several_gzip_members(self, registry):
         whole = tar(member("etc/a", content=b"a" * 3000))
