@@ -11,7 +11,6 @@ from typing import Any, Final, Protocol
 from docker_registry.auth import credentials
 from docker_registry.auth.client import ANONYMOUS_NAME, PRIVILEGED_NAME, Client
 from docker_registry.auth.external.external_tokens import ExternalTokens
-from docker_registry.auth.external.key_sets import KeySource
 from docker_registry.auth.external.remote_keys import RemoteKeys
 from docker_registry.auth.external.workloads import VERSION_PREFIX
 from docker_registry.auth.logins import Logins
@@ -68,14 +67,6 @@ class ImageGrant:
     repository: Repository
     access: str
     expires: float
-
-
-#: Actions that each access of a token of API V1 covers. Docker asks for images to push with its write token.
-_IMAGE_ACTIONS: Final[Mapping[str, frozenset[str]]] = {
-    "read": frozenset({"pull"}),
-    "write": frozenset({"pull", "push"}),
-    "delete": frozenset({"pull", "delete"}),
-}
 
 
 class ImageAccess(Protocol):
@@ -209,7 +200,7 @@ class AccessControl:
 
     def watch(self, sleep: Callable[[float], object]) -> None:
         """
-        Refresh users, rules, robots and the keys of other services until the process ends; the body of a greenlet.
+        Refresh users, rules and robots until the process ends; the body of a greenlet.
 
         Requests check the files too. A worker that gets none would miss a version, and after a broken one its last
         usable version would be an older one than that of other workers.
@@ -217,17 +208,22 @@ class AccessControl:
         while True:
             self.rules()
             self.logins.users()
-            for keys in self._keys_of_others():
-                if isinstance(keys, RemoteKeys):
-                    keys.renew_if_due()
             if self.logins.robots is not None:
                 self.logins.robots.refresh()
             sleep(REFRESH_SECONDS)
 
-    def _keys_of_others(self) -> list[KeySource]:
+    def renew_keys(self, sleep: Callable[[float], object]) -> None:
+        """
+        Renew the keys of other services until the process ends; the body of another greenlet, as these may be slow.
+        """
         own = [] if self._external_tokens is None else [self._external_tokens.keys]
         workloads = self.logins.workloads
-        return own + ([] if workloads is None else [issuer.keys for issuer in workloads.issuers])
+        sources = own + ([] if workloads is None else [issuer.keys for issuer in workloads.issuers])
+        while True:
+            for keys in sources:
+                if isinstance(keys, RemoteKeys):
+                    keys.renew_if_due()
+            sleep(REFRESH_SECONDS)
 
     def _verify(self, text: str, address: Address | None) -> Client:
         if self._external_tokens is not None:
@@ -269,7 +265,7 @@ class AccessControl:
         name, version, *groups = found.holder.split("\n")
         if name != ANONYMOUS_NAME and not self.logins.is_current(name, version):
             raise Unauthorized("Requires authorization", error="invalid_token")
-        actions = _IMAGE_ACTIONS[found.access]
+        actions = scopes.IMAGE_ACTIONS[found.access]
         make_uncacheable()
         grant = Grant({canonical(found.repository): actions}, expires=found.expires, image_actions=actions)
         return replace(self.logins.client(name, address), groups=frozenset(groups), grant=grant, version=version)

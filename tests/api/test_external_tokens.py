@@ -12,8 +12,10 @@ from cryptography.hazmat.primitives import hashes, hmac, serialization
 from cryptography.hazmat.primitives.asymmetric import ec, rsa
 
 from docker_registry.app import create_app
-from docker_registry.auth.external import https_documents, key_sets
+from docker_registry.auth.access_control import AccessControl
+from docker_registry.auth.external import external_tokens, https_documents, key_sets
 from docker_registry.auth.external.remote_keys import MAX_AGE_SECONDS, RENEWED_SECONDS, RETRY_SECONDS, RemoteKeys
+from docker_registry.auth.logins import Logins
 from docker_registry.auth.tokens.access_tokens import AccessTokens
 from docker_registry.auth.tokens.key_export import certificate
 from docker_registry.auth.tokens.scopes import Grant
@@ -22,6 +24,7 @@ from docker_registry.config.schema import Config
 from docker_registry.config.sections import Auth, TokenServer
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import AuthorityUnavailable, ConfigError
+from docker_registry.registry.access import OpenPolicy
 from docker_registry.services import build
 from tests.support.access import write_users
 from tests.support.clock import Clock
@@ -265,6 +268,22 @@ class TestKeysBehindAUrl:
         assert 404 == get(app, key.sign(claims())).status_code
         assert 404 == get(app, key.sign(claims(sub="bob"))).status_code
         assert 1 == provider.requests.count("/keys")
+
+    def test_are_renewed_apart_from_users_rules_and_robots(self, key):
+        """A slow server must not delay that these end."""
+        fetched = []
+        keys = RemoteKeys("them", lambda: fetched.append(1) or key_set(key))
+        server = external_tokens.TokenServer.parse(realm=REALM, service="here", issuer="them", algorithms=())
+        tokens = external_tokens.ExternalTokens(server, keys)
+        control = AccessControl(OpenPolicy(), logins=Logins(), external_tokens=tokens)
+
+        def stop(_):
+            raise StopIteration
+
+        for watch, count in ((control.watch, 0), (control.renew_keys, 1)):
+            with pytest.raises(StopIteration):
+                watch(stop)
+            assert count == len(fetched)
 
     def test_are_missing_while_the_server_does_not_answer(self, provider, key):
         app = make_app(jwks=f"{provider.url}/nothing", ca=provider.ca)

@@ -31,6 +31,13 @@ NEEDED: Final[Mapping[Action, str]] = {
     Action.DELETE: "delete",
 }
 
+#: Actions that each access of a token of API V1 covers. Docker asks for images to push with its write token.
+IMAGE_ACTIONS: Final[Mapping[str, frozenset[str]]] = {
+    "read": frozenset({"pull"}),
+    "write": frozenset({"pull", "push"}),
+    "delete": frozenset({"pull", "delete"}),
+}
+
 #: What a client asks for that wants to do it all: ``*`` means these.
 ALL: Final = ("delete", "pull", "push")
 
