@@ -49,6 +49,7 @@ class Health:
         self.is_draining = False
         self.has_started = False
         self._probe = probe
+        self._attempt: gevent.Greenlet[[], str] | None = None
         self._failures = 0
         self._reason = ""
 
@@ -81,19 +82,22 @@ class Health:
 
     def _try(self) -> str:
         """Return why a probe failed; empty if it succeeded."""
-        too_late = gevent.Timeout(PROBE_SECONDS)
-        too_late.start()
+        attempt = self._attempt
+        if attempt is None or attempt.ready():
+            attempt = self._attempt = gevent.spawn(self._attempt_once)
+        attempt.join(PROBE_SECONDS)
+        if attempt.ready():
+            return str(attempt.value)
+        # A read that hangs in a native thread goes on, and the next probe waits for the same one.
+        attempt.kill(block=False)
+        return f"no response within {PROBE_SECONDS:.0f} seconds"
+
+    def _attempt_once(self) -> str:
         try:
             self._probe()
         except RegistryError as error:
             return error.sentence
-        except gevent.Timeout as timeout:
-            if timeout is not too_late:
-                raise
-            return f"no response within {PROBE_SECONDS:.0f} seconds"
         except Exception:
             logger.exception("the probe of the store failed")
             return "the probe failed; see the registry log"
-        finally:
-            too_late.close()
         return ""

@@ -19,6 +19,7 @@ from docker_registry.config.schema import Config
 from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import StorageUnavailable
 from docker_registry.services import build
+from tests.support.gevent_program import under_gevent
 from tests.support.servers.registry import Server
 from tests.support.timing import wait_until
 
@@ -81,6 +82,21 @@ class TestAWorker:
         store.is_away = False
         services.health.check()
         assert [200, 200, 200, 200] == statuses()
+
+    def test_is_not_ready_while_a_read_hangs_in_a_native_thread(self):
+        program = """
+from docker_registry.concurrency import run_in_thread
+from docker_registry.http import health
+
+health.PROBE_SECONDS = health.STARTUP_PROBE_SECONDS = 0.02
+worker = health.Health(lambda: run_in_thread(native_sleep, 50))
+gevent.spawn(worker.watch)
+with gevent.Timeout(5):
+    while not worker.problems():
+        gevent.sleep(0.02)
+print(*worker.problems())
+"""
+        assert ["storage"] == under_gevent(program, errors=True)
 
     def test_is_ready_with_a_store_that_is_full(self, services, store, statuses):
         store.is_full = True
