@@ -82,7 +82,8 @@ class DerivedManifests:
         Return the manifest of a V1 image, creating it if necessary, and grant it to a repository.
 
         Args:
-            principal: an existing manifest of API V2 is reused only from a repository that it may pull from.
+            principal: an existing manifest of API V2 is reused only from a repository that it may pull from, and so are
+                the layers of images that derive from API V2.
 
         Raises:
             ImageUnknown, ImageUnfinished: the image or one of its ancestors is missing or incomplete.
@@ -98,7 +99,7 @@ class DerivedManifests:
             self._manifests.grant(name, origin[1])
             return origin[1]
         with self._locks.hold(image_id):
-            digest = self.find(image_id) or self._derive(name, image_id)
+            digest = self.find(image_id) or self._derive(name, image_id, principal)
         self._manifests.grant(name, digest)
         return digest
 
@@ -114,7 +115,7 @@ class DerivedManifests:
     def _folder(self, image_id: ImageId) -> str:
         return self._images.folder(image_id)
 
-    def _derive(self, name: RepositoryName, image_id: ImageId) -> Digest:
+    def _derive(self, name: RepositoryName, image_id: ImageId, principal: Principal) -> Digest:
         """Create a manifest, or wait for another process that is creating it."""
         lease = f"manifest-of-{image_id}"
         while not self._leases.take(lease, _LEASE_SECONDS):
@@ -124,24 +125,25 @@ class DerivedManifests:
             if digest is not None:
                 return digest
         try:
-            return self._create(name, image_id, lease)
+            return self._create(name, image_id, lease, principal)
         finally:
             self._leases.release(lease)
 
-    def _create(self, name: RepositoryName, image_id: ImageId, lease: str) -> Digest:
-        self._images.check(image_id)
+    def _create(self, name: RepositoryName, image_id: ImageId, lease: str, principal: Principal) -> Digest:
+        images = self._images
+        images.check(image_id, principal=principal)
         payloads, diff_ids, layers = [], [], []
         json_bytes = 0
-        for ancestor in map(ImageId.parse, reversed(self._images.ancestry(image_id))):
+        for ancestor in map(ImageId.parse, reversed(images.ancestry(image_id, principal=principal))):
             self._leases.take(lease, _LEASE_SECONDS)
-            payloads.append(self._images.check(ancestor))
+            payloads.append(images.check(ancestor, principal=principal))
             json_bytes += len(payloads[-1])
             if json_bytes > MAX_JSON_BYTES:
                 raise ImageInvalid("The JSON of the image and its ancestors is too long.", max_bytes=MAX_JSON_BYTES)
-            link = self._images.inspect_layer(ancestor)
+            link = images.inspect_layer(ancestor, principal=principal)
             if link.diff_id is None:
                 raise LayerFormatUnsupported(id=str(ancestor))
-            _, file = self._images.find_layer(ancestor)
+            _, file = images.find_layer(ancestor, principal=principal)
             diff_ids.append(link.diff_id)
             layers.append(self._publish_layer(link, link.diff_id, file))
         try:

@@ -86,6 +86,18 @@ class TestAManifestOfAnotherRepository:
         assert original == registry.manifests.get(shared, V1, principal=alice).descriptor.digest
         assert original == registry.tags.get(shared, V1, principal=alice)
 
+    def test_is_the_base_of_an_image_for_clients_that_may_pull_from_there(self, registry):
+        base = gzip.compress(tar(member("f", b"1")))
+        push_v2(registry, base)
+        image, shared = make(5, parent=Below(registry, registry.image_tags.get(OLD, V2))), RepositoryName("acme/shared")
+        push_v1(registry, [image], name=ImageRepositoryName.parse("acme/shared"))
+        registry.access.policy = OnlyAliceMayPull()
+        with pytest.raises(ManifestUnknown):
+            registry.manifests.get(shared, V1)
+        manifest = registry.manifests.get(shared, V1, principal=Principal("alice"))
+        layers = [str(Digest.of(layer)) for layer in (base, image.layer)]
+        assert layers == [each["digest"] for each in json.loads(manifest.payload)["layers"]]
+
 
 class TestATreeOfAnOldServer:
     @pytest.mark.parametrize("reference", IMAGE_IDS)
