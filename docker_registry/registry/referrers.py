@@ -253,7 +253,7 @@ class Referrers:
             return self._served(name, digest, self._driver.get_content(path))
         except PathNotFound:  # deleted concurrently
             return None
-        except ValueError:
+        except (ValueError, RecursionError):
             return self._adopted_entry(name, subject, text, artifact_types, examination)
 
     def _head(self, path: str) -> bytes:
@@ -301,7 +301,7 @@ class Referrers:
         or has too many values.
 
         Raises:
-            ValueError: *stored* is not a descriptor.
+            ValueError, RecursionError: *stored* is not a descriptor.
         """
         stored = store_removal.unmarked(stored)
         with self._json_budget.reserve(stored):

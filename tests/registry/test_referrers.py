@@ -98,7 +98,15 @@ class TestAReferrer:
         driver.remove(layout.revision_link(NAME, pushed.descriptor.digest))
         assert () == registry.referrers.list(NAME, SUBJECT)
 
-    @pytest.mark.parametrize("damaged", [b"", b"[]", b'{"mediaType": "application'])
+    @pytest.mark.parametrize(
+        "damaged",
+        [
+            b"",
+            b"[]",
+            b'{"mediaType": "application',
+            b'{"artifactType": "application/vnd.example.config", "a": ' + b"[" * 1000,
+        ],
+    )
     def test_with_a_damaged_descriptor_is_listed_and_repaired(self, registry, driver, damaged):
         pushed = push(registry, annotations={"a": "b"})
         (expected,) = registry.referrers.list(NAME, SUBJECT)

@@ -139,7 +139,7 @@ class HelperCredentials:
             )
             document = json.loads(done.stdout[:MAX_SECRET_BYTES])
             return Login(str(document["Username"]), str(document["Secret"]))
-        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError) as error:
+        except (OSError, subprocess.SubprocessError, ValueError, KeyError, TypeError, RecursionError) as error:
             # Neither its output nor its errors are logged, because they may contain secrets.
             logger.warning("the credential helper %s failed (%s)", self._command[0], type(error).__name__)
             raise UpstreamUnavailable("The credential helper of the upstream registry failed.") from None

@@ -87,10 +87,12 @@ class MirroredManifests:
         self._remotes.mark(name, remote)
         try:
             self._pushes.adopt(name, digest, manifest.payload, manifest.content_type or None, actor=MIRROR)
+            if remote.upstream.platforms:
+                self._platforms.put(name, manifest.payload)
         except ManifestInvalid as error:
             raise UpstreamError(f"The manifest of the upstream registry is invalid. {error.sentence}") from error
-        if remote.upstream.platforms:
-            self._platforms.put(name, manifest.payload)
+        except RecursionError:  # the platforms are read at a greater depth of calls than the manifest
+            raise UpstreamError("The manifest of the upstream registry is nested too deeply.") from None
         return digest, manifest.payload
 
 

@@ -25,7 +25,7 @@ def parse_checksums(content: bytes) -> tuple[str, ...]:
     text = content.decode("utf-8", "replace").strip()
     try:
         document = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):
         document = text
     checksums = document if isinstance(document, list) else [document]
     texts = (checksum for checksum in checksums if isinstance(checksum, str))

@@ -39,6 +39,15 @@ def index(upstream):
 
 
 class TestAnUpstreamWithPlatforms:
+    def test_may_have_an_index_that_is_nested_as_deeply_as_can_be_read(self, open_mirror, upstream):
+        mirrored = open_mirror(platforms=(AMD64,))
+        for depth in range(900, 980):  # the calls that read it leave about so many levels
+            child = descriptor(b"{}", OCI_MANIFEST, platform={"os": "linux", "architecture": "amd64"})
+            whole = encoded({"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [{**child, "x": "DEEP"}]})
+            payload = whole.replace(b'"DEEP"', b"[" * depth + b"]" * depth)
+            upstream.put_manifest(THERE, f"deep{depth}", payload, OCI_INDEX)
+            assert mirrored.get(f"manifests/deep{depth}").status_code in (200, 502), depth
+
     @pytest.mark.parametrize(
         ("platforms", "expected"),
         [

@@ -101,6 +101,7 @@ class TestTheFileOfChecksums:
             (b'[1, null, "a\\nb"]', ()),
             (b"\xff\xfe", ()),
             ('["日本"]'.encode(), ()),
+            (b"[" * 5000, ("[" * 5000,)),
         ],
     )
     def test_is_a_list_or_a_single_string_of_what_can_be_sent_in_a_header(self, content, checksums):
