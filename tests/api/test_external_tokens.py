@@ -91,6 +91,8 @@ class TestATokenOfAnotherServer:
             text = jwt.encode(claims(access=actions, sub=name), key.private, "ES256")  # without a key id
             assert 202 == get(app, text, "/v2/acme/web/blobs/uploads/", "POST").status_code
         assert 401 == get(app, jwt.encode(claims(sub="", access=[]), key.private, "ES256")).status_code
+        nothing = {"type": "repository", "name": "acme/other", "actions": None}  # as Go writes an empty list
+        assert 404 == get(app, jwt.encode(claims(access=[*ACCESS, nothing]), key.private, "ES256")).status_code
 
     def test_is_requested_from_its_server(self, app):
         answer = get(app, None)

@@ -162,6 +162,8 @@ def _by_name(claim: object) -> dict[str, frozenset[str]]:
 
 def _checked(claim: object) -> list[dict[str, Any]]:
     """
+    Return the scopes in a claim; servers in Go write null for none, and for an empty list of actions.
+
     Raises:
         ValueError: the claim is not a list of scopes.
     """
@@ -169,9 +171,12 @@ def _checked(claim: object) -> list[dict[str, Any]]:
         return []
     if not isinstance(claim, list) or len(claim) > MAX_SCOPES:
         raise ValueError("the claim access is malformed")
+    found = []
     for entry in claim:
-        is_valid = isinstance(entry, dict) and isinstance(entry.get("type"), str) and isinstance(entry.get("name"), str)
-        actions = entry.get("actions") if is_valid else None
-        if not isinstance(actions, list) or not all(isinstance(action, str) for action in actions):
+        fields = entry if isinstance(entry, dict) else {}
+        kind, name, actions = (fields.get(key) for key in ("type", "name", "actions"))
+        actions = [] if actions is None else actions
+        if not isinstance(actions, list) or not all(isinstance(text, str) for text in (kind, name, *actions)):
             raise ValueError("the claim access is malformed")
-    return claim
+        found.append({"type": kind, "name": name, "actions": actions})
+    return found
