@@ -83,7 +83,7 @@ class Summary:
 def check(config: Config) -> Summary:
     """
     Check gunicorn's options, build all services and the application, and write to the store (only read it while the
-    registry is read-only). Redis that does not answer is only warned about.
+    registry is read-only). Redis that does not answer, and variables without effect, are only warned about.
 
     Raises:
         ConfigError, StorageError: gunicorn rejects an option, the TLS files cannot be used,
@@ -92,9 +92,12 @@ def check(config: Config) -> Summary:
     """
     from docker_registry import services
     from docker_registry.app import create_app
+    from docker_registry.config.unused_variables import unused_variables
     from docker_registry.server import launch
 
     launch.check_options(os.environ, config.tls)
+    for sentence in unused_variables(os.environ):
+        logger.warning("%s", sentence)
     with services.build(config) as built:
         built.check_start()
         create_app(built)

@@ -28,13 +28,13 @@ FLAVOR: Final = "distribution"
 _PREFIX: Final = "REGISTRY_"
 
 #: Variables that Kubernetes sets in every container of a namespace for a service ``registry`` or ``registry-…``.
-_KUBERNETES: Final = re.compile(
+KUBERNETES: Final = re.compile(
     r"REGISTRY_([A-Z0-9_]+_)?(SERVICE_(HOST|PORT(_[A-Z0-9_]+)?)|PORT(_[0-9]+_(TCP|UDP|SCTP)(_[A-Z]+)?)?)$"
 )
 
 
 #: Variables of this registry's server, which are no settings.
-_SERVER: Final = {"REGISTRY_HOST", "REGISTRY_MAX_CONNECTIONS_PER_ADDRESS"}
+SERVER: Final = {"REGISTRY_HOST", "REGISTRY_MAX_CONNECTIONS_PER_ADDRESS"}
 
 #: Sections whose unknown keys prevent the start, as ignoring them may open the registry.
 _STRICT: Final = ("auth", "http.tls", "proxy", "storage.maintenance.readonly")
@@ -110,7 +110,7 @@ def _override(
     overridden: dict[str, str] = {}
     unknown = []
     for variable in sorted(environ):
-        if not variable.startswith(_PREFIX) or _KUBERNETES.match(variable) or variable in _SERVER:
+        if not variable.startswith(_PREFIX) or KUBERNETES.match(variable) or variable in SERVER:
             continue
         if variable in own and paths.get(variable[len(_PREFIX) :]) not in SAME:
             continue

@@ -76,6 +76,7 @@ class TestACommand:
         before = stored(tmp_path / "store")
         done = run("check")
         assert (0, "") == (done.returncode, done.stderr)
+        assert "did you mean REGISTRY_AUTH_HTPASSWD?" in run("check", REGISTRY_AUTH_HTPASWD="users").stderr
         assert "storage file" in done.stdout
         assert before == stored(tmp_path / "store")
 

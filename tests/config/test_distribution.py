@@ -338,7 +338,7 @@ class TestAVariable:
         load(MINIMAL, **{f"REGISTRY_{service}{ending}": "tcp://x" for service in services for ending in endings})
         assert [] == caplog.messages
         names = {f"REGISTRY_{name.upper().replace('.', '_')}" for key in KEYS for name in ancestry(key)}
-        assert [] == [name for name in names if distribution._KUBERNETES.match(name)]
+        assert [] == [name for name in names if distribution.KUBERNETES.match(name)]
 
     def test_has_no_effect_without_such_a_file(self):
         assert "distribution" != read_flavor({"REGISTRY_STORAGE_DELETE_ENABLED": "false"}).name

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from docker_registry.config import flavors
+from docker_registry.config.unused_variables import unused_variables
 from docker_registry.errors import ConfigError
 
 ROOT = Path(__file__).parent.parent.parent
@@ -39,6 +40,20 @@ def refused(read):
         return str(caught.value)
 
     return refused
+
+
+class TestAVariable:
+    def test_without_effect_is_named(self, tmp_path):
+        """With a typing error, or not in the file; Kubernetes sets others for a service called registry."""
+        (tmp_path / "own.yml").write_text("dev: {mirroring: {upstreams: [{password: '_env:REGISTRY_MY_PASSWORD'}]}}")
+        others = {"REGISTRY_PORT_5000_TCP": "tcp://10.0.0.1", "REGISTRY_SERVICE_HOST": "10.0.0.1", "REGISTRY_V1": ""}
+        environ = {"REGISTRY_HOST": "::1", "STORAGE_PATH": "/srv", "REGISTRY_AUTH_RULES": "a", **others}
+        assert [] == unused_variables(environ)
+        assert [
+            "REGISTRY_AUTH_HTPASWD has no effect: there is no such variable; did you mean REGISTRY_AUTH_HTPASSWD?"
+        ] == (unused_variables({**environ, "REGISTRY_AUTH_HTPASWD": "b"}))
+        environ |= {"REGISTRY_MY_PASSWORD": "c", "DOCKER_REGISTRY_CONFIG": str(tmp_path / "own.yml")}
+        assert ["REGISTRY_AUTH_RULES", "STORAGE_PATH"] == [each.split()[0] for each in unused_variables(environ)]
 
 
 class TestTheFile:
