@@ -289,13 +289,17 @@ class JsonBudget:
         self.sort = slices.sort
         self.memory = MemoryBudget(limit_bytes)
 
-    def reserve(self, payload: bytes) -> AbstractContextManager[object]:
+    def reserve(self, *payloads: bytes) -> AbstractContextManager[object]:
         """
-        Return a context manager that reserves the memory to parse a document; a no-op unless the document is large.
+        Return a context manager that reserves the memory to parse documents; a no-op unless they are large.
+
+        All documents that are needed together must be reserved together: a request that waits for the memory of one
+        while it holds that of another waits for itself if both exceed the budget, as may several such requests.
 
         Raises:
             Overloaded: other documents use the memory and do not release it in time.
         """
-        if len(payload) <= LARGE_JSON_BYTES:
+        size_bytes = sum(map(len, payloads))
+        if size_bytes <= LARGE_JSON_BYTES:
             return nullcontext()
-        return self.memory.reserve(len(payload) * _JSON_FACTOR)
+        return self.memory.reserve(size_bytes * _JSON_FACTOR)

@@ -108,11 +108,16 @@ class ImageRepositories:
         lists = self._lists(name)
         if not lists:
             raise ImagesUnknown(name=str(name))
-        return lists[0] if len(lists) == 1 else self._merged(*reversed(lists))
+        if len(lists) == 1:
+            return lists[0]
+        with self._json_budget.reserve(*lists):
+            return self._merged(*reversed(lists))
 
     def image_ids(self, name: ImageRepositoryName) -> set[str]:
         """Return the ids in the list of :meth:`list_images`; empty when the repository does not exist."""
-        return {entry["id"] for content in self._lists(name) for entry in self._read(content)}
+        lists = self._lists(name)
+        with self._json_budget.reserve(*lists):
+            return self._ids(lists)
 
     def list_images_with(self, name: ImageRepositoryName, ids: Iterable[str]) -> bytes:
         """
@@ -124,9 +129,13 @@ class ImageRepositories:
         Raises:
             ImagesUnknown: the repository has no list, and *ids* is empty.
         """
-        known = self.image_ids(name)
-        others = [{"id": image_id} for image_id in dict.fromkeys(ids) if image_id not in known]
-        return self._merged(*reversed(self._lists(name)), others=others) if others else self.list_images(name)
+        lists = self._lists(name)
+        with self._json_budget.reserve(*lists):
+            known = self._ids(lists)
+            others = [{"id": image_id} for image_id in dict.fromkeys(ids) if image_id not in known]
+            if others:
+                return self._merged(*reversed(lists), others=others)
+        return self.list_images(name)
 
     def put_images(self, name: ImageRepositoryName, payload: bytes, *, actor: Actor = ANONYMOUS_PUSH) -> None:
         """
@@ -145,12 +154,13 @@ class ImageRepositories:
             Overloaded: other requests use up the worker's memory budget for long lists.
             StorageUnavailable: too many concurrent changes of the list.
         """
-        with self._json_budget.reserve(payload):
-            self._put_images(name, payload, actor)
+        lists = self._lists(name)
+        with self._json_budget.reserve(payload, *lists):
+            self._put_images(name, payload, lists, actor)
 
-    def _put_images(self, name: ImageRepositoryName, payload: bytes, actor: Actor) -> None:
+    def _put_images(self, name: ImageRepositoryName, payload: bytes, lists: Sequence[bytes], actor: Actor) -> None:
         entries = self._parse(payload)
-        known = self.image_ids(name)
+        known = self._ids(lists)
         added = [entry["id"] for entry in self._json_budget.pace(entries) if entry["id"] not in known]
         if added:
             self._check_count(known.union(added))
@@ -242,15 +252,17 @@ class ImageRepositories:
         if len(images) > self._max_images:
             raise TooLarge("The list of the repository's images is too long.", max_images=self._max_images)
 
+    def _ids(self, lists: Iterable[bytes]) -> set[str]:
+        return {entry["id"] for content in lists for entry in self._read(content)}
+
     def _read(self, content: bytes) -> Iterator[_Entry]:
         """Parse a stored list and skip invalid entries, so that a damaged file does not block the repository."""
-        with self._json_budget.reserve(content):
-            try:
-                for entry in self._json_budget.pace(json_scanner.scan_list(content.decode("utf-8"))):
-                    if _is_entry(entry):
-                        yield entry
-            except (ValueError, RecursionError):
-                return
+        try:
+            for entry in self._json_budget.pace(json_scanner.scan_list(content.decode("utf-8"))):
+                if _is_entry(entry):
+                    yield entry
+        except (ValueError, RecursionError):
+            return
 
     def _merged(self, *stored: bytes, others: Sequence[_Entry] = ()) -> bytes:
         """Merge lists by image id: each image once, in the order of its first occurrence."""

@@ -14,6 +14,8 @@ from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import ImageRepositoryName
 from docker_registry.registry.repositories import Catalog
 from docker_registry.registry.v1.repositories import ImageRepositories
+from docker_registry.resources.memory_budget import JsonBudget
+from docker_registry.resources.time_slices import TimeSlices
 
 NAME = ImageRepositoryName.parse("acme/web")
 DEEP = ImageRepositoryName.parse("a/b/c")
@@ -92,6 +94,14 @@ class TestAListOfImages:
         changes = [gevent.spawn(repositories.put_images, NAME, dumped({"id": text})) for text in ids]
         gevent.joinall(changes, raise_error=True)
         assert set(ids) == repositories.image_ids(NAME)
+
+    def test_is_changed_by_a_list_that_needs_the_rest_of_the_memory_budget(self, driver):
+        payload = dumped(*({"id": f"{number:064x}"} for number in range(1000)))
+        budget = JsonBudget(TimeSlices(), limit_bytes=10 * len(payload))  # each of both counts six times
+        repositories = ImageRepositories(driver, Catalog(driver, ListingCache(driver)), budget)
+        for _ in range(2):
+            repositories.put_images(NAME, payload)
+        assert 1000 == len(repositories.image_ids(NAME))
 
     def test_has_a_bounded_length(self, driver):
         repositories = ImageRepositories(driver, Catalog(driver, ListingCache(driver)), max_images=100)
