@@ -222,9 +222,10 @@ def check_address(environ: Mapping[str, str], *, may_be_in_use: bool = False) ->
     if inherited_sockets.addresses(environ) or _may_bind_elsewhere(environ):
         return
     host, port = address(environ)
+    family = socket.AF_INET6 if ":" in host else socket.AF_INET  # as gunicorn chooses, also for a name
     try:
-        family, kind, protocol, _, found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0]
-        with socket.socket(family, kind, protocol) as probe:
+        *_, found = socket.getaddrinfo(host, port, family, socket.SOCK_STREAM)[0]
+        with socket.socket(family) as probe:
             probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
             probe.bind(found)
     except UnicodeError:

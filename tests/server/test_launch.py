@@ -321,6 +321,16 @@ class TestTheAddress:
             with pytest.raises(ConfigError, match="cannot be opened"):
                 launch.check_address({**environment, "GUNICORN_OPTS": "--backlog 10"})
 
+    def test_of_a_name_is_that_of_ipv4(self, monkeypatch):
+        found = {socket.AF_INET6: ("::1", 1, 0, 0), socket.AF_INET: ("127.0.0.1", free_port())}
+
+        def look_up(_host, _port, family=0, *_, **__):
+            return [(kind, 1, 6, "", place) for kind, place in found.items() if family in (0, kind)]
+
+        monkeypatch.setattr(socket, "getaddrinfo", look_up)
+        with socket.create_server(found[socket.AF_INET]), pytest.raises(ConfigError, match="in use"):
+            launch.check_address({"REGISTRY_HOST": "localhost"})
+
 
 class _Elsewhere(Server):
     """A server at another address of this machine."""
