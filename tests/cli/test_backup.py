@@ -15,7 +15,7 @@ import pytest
 
 from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import ConfigError
+from docker_registry.errors import ConfigError, StorageUnavailable
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.actor import GARBAGE_COLLECTION
 from docker_registry.registry.ingest import Content
@@ -236,6 +236,21 @@ class TestABackup:
         assert "The folder" in said
         assert "Traceback" not in said
         assert before == set((tmp_path / "all").rglob("*"))
+
+    def test_stays_as_it_is_when_the_store_is_lost(self, folder):
+        class Lost(MemoryDriver):
+            def exists(self, path):
+                raise StorageUnavailable
+
+        driver = MemoryDriver()
+        push(Registry(driver), b"content")
+        Backup(driver, folder).run()
+        before = list(folder.walk())
+        with pytest.raises(StorageUnavailable):
+            Backup(Lost(), folder).run()
+        with pytest.raises(ConfigError, match="The store is empty"):
+            Backup(MemoryDriver(), folder).run()
+        assert (before, True) == (list(folder.walk()), folder.is_complete)
 
     def test_keeps_files_beside_it_and_has_keys_for_its_owner_only(self, folder, tmp_path):
         driver, keys = MemoryDriver(), (image_layout.TOKEN_KEY, f"{layout.AUTH}/signing-keys")

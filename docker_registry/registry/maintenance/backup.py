@@ -18,7 +18,7 @@ from contextlib import suppress
 from typing import Final
 
 from docker_registry.drivers.base import Stat, StorageDriver
-from docker_registry.errors import DigestInvalid, ManifestInvalid, NameInvalid, PathInvalid, PathNotFound
+from docker_registry.errors import ConfigError, DigestInvalid, ManifestInvalid, NameInvalid, PathInvalid, PathNotFound
 from docker_registry.registry import layout, manifest_payload, store_removal
 from docker_registry.registry.maintenance import store_paths
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
@@ -64,13 +64,14 @@ class Backup:
         Make the backup a copy of the store.
 
         Raises:
-            ConfigError: the folder contains something other than a backup.
+            ConfigError: the folder contains something other than a backup, or the store is empty and the backup is not.
             StorageError: the store cannot be read, or the backup cannot be written; the next run resumes.
         """
         with self._folder.writing():
-            self._folder.set_complete(is_complete=False)
+            self._check_store()
             flags = self._read(store_paths.FLAGS)
             v1_tags = self._read_below(layout.IMAGE_REPOSITORIES)
+            self._folder.set_complete(is_complete=False)  # not before: a store that is lost must not spoil its backup
             names = set()
             for name in self._repositories(layout.REPOSITORIES):
                 names.add(str(name))
@@ -94,6 +95,18 @@ class Backup:
             self._remove_images(set(image_folders), v1_tags)
             self._folder.set_complete(is_complete=True)
         return self._report
+
+    def _check_store(self) -> None:
+        """
+        Check that the store was not lost, such as a volume that is not mounted: the backup would be emptied too.
+
+        Raises:
+            ConfigError: it is empty, and the backup is not.
+        """
+        if any(map(self._driver.exists, store_paths.CONTENT)):
+            return
+        if any(next(self._folder.walk(folder), None) for folder in store_paths.CONTENT):
+            raise ConfigError("The store is empty, but its backup is not. Is it the right store? Nothing was changed.")
 
     # ------------------------------------------------------------------------------------------ repositories
 

@@ -99,8 +99,7 @@ class Restoration:
                 f"The store contains a part of an earlier or another backup in {path}, whose restoration has not ended."
                 " Empty the store, or pass --overwrite to replace files that this backup contains."
             )
-        folders = (layout.BLOBS, layout.REPOSITORIES, layout.IMAGES, layout.IMAGE_REPOSITORIES)
-        self._was_empty = not any(self._driver.exists(folder) for folder in folders)
+        self._was_empty = not any(map(self._driver.exists, store_paths.CONTENT))
         if not self._was_empty and not self._overwrite:
             raise ConfigError("The store is not empty: pass --overwrite to replace files that the backup contains.")
         before = b"empty" if self._was_empty else b"overwrite"

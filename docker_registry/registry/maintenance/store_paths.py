@@ -27,6 +27,9 @@ _EXCLUDED: Final = re.compile(
     rf"|{layout.IMAGES}/[^/]+/_received/.*"
 )
 
+#: The folders of what clients have pushed; a store that has none of them is empty.
+CONTENT: Final = (layout.BLOBS, layout.REPOSITORIES, layout.IMAGES, layout.IMAGE_REPOSITORIES)
+
 #: Links whose content follows from their path.
 _DIGEST_LINK: Final = re.compile(r".*/(?:_layers|revisions|index)/([^/]+)/([^/]+)/link")
 
