@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Final
 from docker_registry.cli.check import check
 from docker_registry.cli.command import CANNOT_RUN, Command, choose_file, load_config
 from docker_registry.errors import RegistryError
-from docker_registry.logs.setup import log_line
+from docker_registry.logs.setup import log_line, start_logging
 
 if TYPE_CHECKING:
     from docker_registry.config.schema import Config
@@ -55,6 +55,7 @@ def run(arguments: argparse.Namespace) -> int:
 
     def check_as_worker(config: Config) -> int:
         launch.become_like_worker(uid, gid)  # files that the check creates in the store must belong to the workers
+        start_logging(config.loglevel, config.log_format)
         summary = check(config)
         with suppress(OSError):  # such as a full disk or a closed pipe: only the summary is lost
             for line in summary.lines():

@@ -53,6 +53,7 @@ class TestALogAsJson:
             "REGISTRY_AUDIT_LOG": str(audit),
             "REGISTRY_TRUSTED_PROXIES": "127.0.0.1, 10.0.0.0/8",
             "REGISTRY_DELETE_TAGS": "false",
+            "REGISTRY_WITHOUT_EFFECT": "1",
         }
         with Server(tmp_path / "store", **environment) as server, requests.Session() as session:
             url = f"{server.url}/v2/acme/web/manifests/v1"
