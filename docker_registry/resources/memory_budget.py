@@ -289,17 +289,22 @@ class JsonBudget:
         self.sort = slices.sort
         self.memory = MemoryBudget(limit_bytes)
 
-    def reserve(self, *payloads: bytes) -> AbstractContextManager[object]:
+    def reserve(self, payload: bytes) -> AbstractContextManager[object]:
         """
-        Return a context manager that reserves the memory to parse documents; a no-op unless they are large.
-
-        All documents that are needed together must be reserved together: a request that waits for the memory of one
-        while it holds that of another waits for itself if both exceed the budget, as may several such requests.
+        Return a context manager that reserves the memory to parse a document; a no-op unless the document is large.
 
         Raises:
             Overloaded: other documents use the memory and do not release it in time.
         """
-        size_bytes = sum(map(len, payloads))
+        return self.reserve_bytes(len(payload))
+
+    def reserve_bytes(self, size_bytes: int) -> AbstractContextManager[object]:
+        """
+        Reserve as :meth:`reserve` does, for documents of a total size that need not have been read yet.
+
+        What is needed together must be reserved together: a request that waits for memory while it holds some may wait
+        for itself.
+        """
         if size_bytes <= LARGE_JSON_BYTES:
             return nullcontext()
         return self.memory.reserve(size_bytes * _JSON_FACTOR)

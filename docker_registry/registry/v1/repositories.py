@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Iterator, Sequence, Sized
+from contextlib import contextmanager
 from itertools import chain
 from typing import Any, Final
 
@@ -98,44 +99,29 @@ class ImageRepositories:
             return possible[0]
         return next((folder for folder in possible if self._driver.exists(folder)), possible[0])
 
-    def list_images(self, name: ImageRepositoryName) -> bytes:
+    def list_images(self, name: ImageRepositoryName, others: Iterable[str] = ()) -> bytes:
         """
         Return the list of all images that were ever pushed to a repository, as JSON.
 
+        Args:
+            others: the ids of images to append, unless the list has them already.
+
         Raises:
-            ImagesUnknown: the repository has no list.
+            ImagesUnknown: the repository has no list, and *others* is empty.
+            Overloaded: as for :meth:`put_images`.
         """
-        lists = self._lists(name)
-        if not lists:
-            raise ImagesUnknown(name=str(name))
-        if len(lists) == 1:
-            return lists[0]
-        with self._json_budget.reserve(*lists):
-            return self._merged(*reversed(lists))
+        with self._lists(name) as lists:
+            ids = dict.fromkeys(others)
+            known = self._ids(lists) if ids else set()
+            added = [{"id": image_id} for image_id in ids if image_id not in known]
+            if not lists and not added:
+                raise ImagesUnknown(name=str(name))
+            return lists[0] if len(lists) == 1 and not added else self._merged(*reversed(lists), others=added)
 
     def image_ids(self, name: ImageRepositoryName) -> set[str]:
         """Return the ids in the list of :meth:`list_images`; empty when the repository does not exist."""
-        lists = self._lists(name)
-        with self._json_budget.reserve(*lists):
+        with self._lists(name) as lists:
             return self._ids(lists)
-
-    def list_images_with(self, name: ImageRepositoryName, ids: Iterable[str]) -> bytes:
-        """
-        Return the list as :meth:`list_images` does, with further images appended.
-
-        Args:
-            ids: the images to append, unless the list has them already.
-
-        Raises:
-            ImagesUnknown: the repository has no list, and *ids* is empty.
-        """
-        lists = self._lists(name)
-        with self._json_budget.reserve(*lists):
-            known = self._ids(lists)
-            others = [{"id": image_id} for image_id in dict.fromkeys(ids) if image_id not in known]
-            if others:
-                return self._merged(*reversed(lists), others=others)
-        return self.list_images(name)
 
     def put_images(self, name: ImageRepositoryName, payload: bytes, *, actor: Actor = ANONYMOUS_PUSH) -> None:
         """
@@ -154,8 +140,7 @@ class ImageRepositories:
             Overloaded: other requests use up the worker's memory budget for long lists.
             StorageUnavailable: too many concurrent changes of the list.
         """
-        lists = self._lists(name)
-        with self._json_budget.reserve(payload, *lists):
+        with self._lists(name, payload) as lists:
             self._put_images(name, payload, lists, actor)
 
     def _put_images(self, name: ImageRepositoryName, payload: bytes, lists: Sequence[bytes], actor: Actor) -> None:
@@ -228,10 +213,18 @@ class ImageRepositories:
 
     # ------------------------------------------------------------------------------------------------- steps
 
-    def _lists(self, name: ImageRepositoryName) -> list[bytes]:
-        """Return the stored lists of a repository."""
-        found = map(self._stored, self.folders(name))
-        return [stored.content for stored in found if stored.version != ABSENT]
+    @contextmanager
+    def _lists(self, name: ImageRepositoryName, payload: bytes = b"") -> Iterator[list[bytes]]:
+        """
+        Yield the stored lists of a repository, with memory reserved to parse them, and the list of a client with them.
+
+        It is reserved before they are read, so that requests that wait for it do not hold them.
+        """
+        folders = layout.image_repository_folders(name)
+        sizes = self._driver.find_sizes([image_layout.index_images(folder) for folder in folders])
+        with self._json_budget.reserve_bytes(len(payload) + sum(size or 0 for size in sizes)):
+            found = [self._stored(folder) for folder, size in zip(folders, sizes, strict=True) if size is not None]
+            yield [stored.content for stored in found if stored.version != ABSENT]
 
     def _parse(self, payload: bytes) -> list[_Entry]:
         """Parse and validate a list sent by a client."""

@@ -168,7 +168,7 @@ class ImageTags:
         pairs = ((each, tag) for each in oci_repositories(name) for tag in self._tags.links.names(each))
         linked = [self.find_linked(repository, Tag(tag)) for repository, tag in self._pace(pairs)]
         linked += [self._files.find(name, Tag(tag)) for tag in self._pace(self._shown_files(name))]
-        return self._repositories.list_images_with(name, [str(each) for each in linked if each is not None])
+        return self._repositories.list_images(name, [str(each) for each in linked if each is not None])
 
     def get_json(self, name: ImageRepositoryName, tag: Tag) -> dict[str, Any]:
         """

@@ -8,13 +8,13 @@ import gevent
 import pytest
 
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import BodyInvalid, ImageRepositoryUnknown, ImagesUnknown, JsonInvalid, TooLarge
+from docker_registry.errors import BodyInvalid, ImageRepositoryUnknown, ImagesUnknown, JsonInvalid, Overloaded, TooLarge
 from docker_registry.registry import events
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import ImageRepositoryName
 from docker_registry.registry.repositories import Catalog
 from docker_registry.registry.v1.repositories import ImageRepositories
-from docker_registry.resources.memory_budget import JsonBudget
+from docker_registry.resources.memory_budget import JsonBudget, MemoryBudget
 from docker_registry.resources.time_slices import TimeSlices
 
 NAME = ImageRepositoryName.parse("acme/web")
@@ -103,6 +103,16 @@ class TestAListOfImages:
             repositories.put_images(NAME, payload)
         assert 1000 == len(repositories.image_ids(NAME))
 
+    def test_is_not_read_before_there_is_memory_for_it(self, driver, monkeypatch):
+        budget = JsonBudget(TimeSlices())
+        budget.memory = MemoryBudget(1_000_000, wait_seconds=0.01)
+        repositories = ImageRepositories(driver, Catalog(driver, ListingCache(driver)), budget)
+        repositories.put_images(NAME, dumped(*({"id": f"{number:064x}"} for number in range(1000))))
+        monkeypatch.setattr(driver, "find_versioned", None)
+        for ask in (repositories.list_images, repositories.image_ids):
+            with budget.memory.reserve(1_000_000), pytest.raises(Overloaded):
+                ask(NAME)
+
     def test_has_a_bounded_length(self, driver):
         repositories = ImageRepositories(driver, Catalog(driver, ListingCache(driver)), max_images=100)
         images = [{"id": f"{number:064x}"} for number in range(1, 101)]
@@ -113,7 +123,7 @@ class TestAListOfImages:
         with pytest.raises(TooLarge):
             repositories.put_images(DEEP, dumped(*images, FIRST))
         assert dumped(*images) == repositories.list_images(NAME)
-        assert dumped(*images, SECOND) == repositories.list_images_with(NAME, [SECOND["id"], images[0]["id"]] * 2)
+        assert dumped(*images, SECOND) == repositories.list_images(NAME, [SECOND["id"], images[0]["id"]] * 2)
 
     def test_of_an_earlier_version_may_be_longer(self, repositories, driver):
         repositories.put_images(NAME, dumped(FIRST, SECOND))
