@@ -157,16 +157,19 @@ class Blobs:
             return False
         return True
 
-    def stat_anywhere(self, digest: Digest) -> Blob:
+    def stat_anywhere(self, digest: Digest, *, restores: bool = True) -> Blob:
         """
         Find a blob in the store, regardless of repositories.
+
+        Args:
+            restores: whether bytes that are waiting for their removal are moved back.
 
         Raises:
             BlobUnknown: its bytes are not in the store.
         """
         path = layout.blob_data(digest)
         size = self._driver.find_size(path)
-        return Blob(digest, size, path) if size is not None else self._find_elsewhere(digest)
+        return Blob(digest, size, path) if size is not None else self._find_elsewhere(digest, restores=restores)
 
     def are_stored(self, digests: Sequence[Digest], pace: Callable[[Iterable[int]], Iterable[int]]) -> bool:
         """
@@ -366,12 +369,13 @@ class Blobs:
         if not store_removal.remove(self._driver, layout.layer_link(name, digest)):
             raise BlobUnknown(name=str(name), digest=str(digest))
 
-    def _find_elsewhere(self, digest: Digest) -> Blob:
+    def _find_elsewhere(self, digest: Digest, *, restores: bool = True) -> Blob:
         """Find a blob through its alias file, or restore it if it is waiting for its removal."""
         size, path = _parse_alias(self._driver.find(layout.blob_alias(digest)) or b"")
         if path and str(self._driver.find_size(path)) == size:
             return Blob(digest, int(size), path)
-        restored = self._driver.find_size(layout.blob_data(digest)) if self.removed.restore(digest) else None
+        is_back = restores and self.removed.restore(digest)
+        restored = self._driver.find_size(layout.blob_data(digest)) if is_back else None
         if restored is None:
             raise BlobUnknown(digest=str(digest))
         return Blob(digest, restored, layout.blob_data(digest))
@@ -381,11 +385,12 @@ def _parse_alias(content: bytes) -> tuple[str, str]:
     """
     Return the size, in digits, and the path that an alias file gives for the bytes of a blob.
 
-    Both are empty if the file is missing or damaged, such as by a path outside of the layers of API V1.
+    Both are empty if the file is missing or damaged, such as by a path outside of the layers of API V1, and of the
+    uncompressed copies that earlier versions used too.
     """
     size, _, path = content.decode("utf-8", "replace").partition(" ")
     try:
-        is_layer = check_path(path).startswith(f"{layout.IMAGES}/")
+        is_layer = check_path(path).startswith((f"{layout.IMAGES}/", f"{layout.UNPACKED}/"))
     except PathInvalid:
         is_layer = False
     return (size, path) if is_layer else ("", "")

@@ -81,6 +81,8 @@ REMOVED: Final = f"{ROOT}/_removed"
 CATALOG_COMPLETE: Final = f"{ROOT}/_catalog-is-whole"
 IMAGES: Final = "images"
 IMAGE_REPOSITORIES: Final = "repositories"
+#: Uncompressed copies of layers of API V2, as they are sent to clients of API V1.
+UNPACKED: Final = f"{ROOT}/_v1/unpacked"
 PRIVATE_REPOSITORIES: Final = f"{ROOT}/_v1/private"
 PRIVATE_IS_COMPLETE: Final = f"{ROOT}/_v1/private-is-complete"
 PRIVATE_LAYERS: Final = f"{ROOT}/_v1/private-layers"

@@ -283,7 +283,7 @@ class TestABackup:
 
     def test_has_the_bytes_of_blobs_that_are_stored_elsewhere(self, folder):
         driver = MemoryDriver()
-        places = (image_layout.layer(ImageId.parse("a" * 64)), f"{image_layout.UNPACKED}/sha256/b")
+        places = (image_layout.layer(ImageId.parse("a" * 64)), f"{layout.UNPACKED}/sha256/b")
         for path in places:
             content = path.encode()
             driver.put_content(path, content)

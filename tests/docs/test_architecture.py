@@ -492,6 +492,7 @@ DOMAIN = {
     "bridge.image_structure": {"bridge.go_json"},
     "bridge.unpacked_layers": {
         "bounded_cache",
+        "layout",
         "leases",
         "names",
         "store_removal",

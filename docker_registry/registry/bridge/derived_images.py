@@ -327,7 +327,7 @@ class DerivedImages:
 
     def _find_blob(self, digest: Digest) -> Blob | None:
         try:
-            return self._blobs.stat_anywhere(digest)
+            return self._blobs.stat_anywhere(digest, restores=False)
         except BlobUnknown:  # evicted from a mirror
             return None
 

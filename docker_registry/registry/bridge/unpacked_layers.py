@@ -23,7 +23,7 @@ from typing import Final
 from docker_registry.concurrency import KeyedLocks, check_client
 from docker_registry.drivers.base import Bytes, StorageDriver
 from docker_registry.errors import DigestInvalid
-from docker_registry.registry import store_removal
+from docker_registry.registry import layout, store_removal
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.names import Digest
@@ -157,7 +157,7 @@ class UnpackedCopies:
 
         Without that they would neither count against a limit nor be removed with their layers.
         """
-        unrecorded = {file.path: file.modified for file in self._slices.pace(self._driver.walk(image_layout.UNPACKED))}
+        unrecorded = {file.path: file.modified for file in self._slices.pace(self._driver.walk(layout.UNPACKED))}
         for _, diff_id in self._records():
             unrecorded.pop(image_layout.unpacked_layer(diff_id), None)
         if not unrecorded:

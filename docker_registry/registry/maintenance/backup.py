@@ -24,7 +24,6 @@ from docker_registry.registry.maintenance import store_paths
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
 from docker_registry.registry.maintenance.copy_report import CopyReport, Progress, verified
 from docker_registry.registry.names import Digest, RepositoryName
-from docker_registry.registry.v1 import image_layout
 
 #: Maximum attempts to read a repository whose manifests are deleted concurrently.
 _MAX_ATTEMPTS: Final = 10
@@ -290,7 +289,7 @@ class Backup:
         They are a legacy layer of API V1; earlier versions also used uncompressed copies of layers.
         """
         _, _, path = self._driver.get_content(layout.blob_alias(digest)).decode("utf-8", "replace").partition(" ")
-        if not _is_in(path, layout.IMAGES, image_layout.UNPACKED):
+        if not _is_in(path, layout.IMAGES, layout.UNPACKED):
             raise PathNotFound(path=path)
         return path
 

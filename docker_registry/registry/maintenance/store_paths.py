@@ -22,7 +22,7 @@ _FOLDERS: Final = (f"{layout.ROOT}/", f"{layout.IMAGES}/", f"{layout.IMAGE_REPOS
 _EXCLUDED: Final = re.compile(
     rf"{layout.ROOT}/(_identity|_v1/(private-is|memberships-are)-complete|_leases/.*|_probes/.*|_uploads/.*|_transfers/.*)"
     rf"|{layout.ROOT}/(_restoring|_removed/.*|_search/.*)"
-    rf"|({image_layout.UNPACKED}|{image_layout.UNPACKED_FROM})/.*|{image_layout.DERIVED}/[^/]+/_(filelist|changes).*"
+    rf"|({layout.UNPACKED}|{image_layout.UNPACKED_FROM})/.*|{image_layout.DERIVED}/[^/]+/_(filelist|changes).*"
     rf"|{layout.REPOSITORIES}/.*/_uploads/.*"
     rf"|{layout.IMAGES}/[^/]+/_received/.*"
 )

@@ -49,16 +49,13 @@ from __future__ import annotations
 from typing import Final
 
 from docker_registry.errors import DigestInvalid
-from docker_registry.registry.layout import HIDDEN, IMAGES, ROOT, flat_name, image_layer_link
+from docker_registry.registry.layout import HIDDEN, IMAGES, ROOT, UNPACKED, flat_name, image_layer_link
 from docker_registry.registry.names import Digest, ImageId, ImageRepositoryName, RepositoryName, Tag, is_tag
 
 TOKEN_KEY: Final = f"{ROOT}/_v1/token-key"
 
 #: The folder of the derived images.
 DERIVED: Final = f"{ROOT}/_v1/derived"
-
-#: The folder of the uncompressed layers of API V2.
-UNPACKED: Final = f"{ROOT}/_v1/unpacked"
 
 #: The folder of the records of :func:`unpacked_from`.
 UNPACKED_FROM: Final = f"{ROOT}/_v1/unpacked-from"

@@ -236,6 +236,16 @@ class TestAnImageWhoseContentWasEvicted:
         self.evict(registry)
         assert bytes(1024) == content_of(registry, str(top))
 
+    def test_is_not_kept_from_being_removed_by_requests_for_it(self, registry):
+        push_v2(registry, layer(1), name=self.MIRRORED)
+        top = v1_image(registry, self.AS_MIRRORED, V2)
+        content_of(registry, str(top))
+        registry.removal.forget(self.MIRRORED, Digest.of(layer(1)), actor=GARBAGE_COLLECTION)
+        registry.blobs.removed.move_away(Digest.of(layer(1)))
+        with pytest.raises(ImageUnknown):
+            registry.images.find_layer(top)
+        assert registry.driver.exists(layout.removed_data(Digest.of(layer(1))))
+
     @pytest.mark.parametrize("is_whole", [True, False])
     def test_can_be_pushed_by_v1(self, registry, is_whole):
         push_v2(registry, layer(1), layer(2), name=self.MIRRORED)

@@ -20,7 +20,6 @@ from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.leases import Leases
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
-from docker_registry.registry.v1 import image_layout
 from tests.registry.bridge.both import (
     DOCKER,
     GZIP,
@@ -181,7 +180,7 @@ class TestAnImagePushedByV1:
         image = make(5, parent=Below(registry, registry.image_tags.get(OLD, V2)))
         push_v1(registry, [image])
         layers = json.loads(registry.manifests.get(NEW, V1).payload)["layers"]
-        driver.discard(image_layout.UNPACKED)
+        driver.discard(layout.UNPACKED)
         assert [plain, image.layer] == [read(registry, NEW, each["digest"]) for each in layers]
 
     def test_may_have_a_layer_of_several_gzip_members(self, registry):
@@ -263,6 +262,12 @@ class TestALegacyLayerOfAStoreWithoutLinks:
         driver.put_content(layout.blob_alias(digest), alias)
         with pytest.raises(BlobUnknown):
             registry.blobs.stat(NEW, digest)
+
+    def test_may_be_an_uncompressed_copy_in_the_store_of_an_earlier_version(self, registry, driver):
+        digest, path = Digest.of(b"12345"), f"{layout.UNPACKED}/sha256/{Digest.of(b'12345').hex}"
+        driver.put_content(path, b"12345")
+        driver.put_content(layout.blob_alias(digest), f"5 {path}".encode())
+        assert 5 == registry.blobs.stat_anywhere(digest).size
 
     def test_that_was_removed_is_an_unknown_blob(self, registry, driver):
         driver.put_content("images/x/layer", b"12345")
