@@ -151,17 +151,23 @@ def check_options(environ: Mapping[str, str], tls: TlsSettings) -> None:
         ConfigError: gunicorn rejects its configuration file or an option in ``GUNICORN_OPTS``, or could serve no
             connection with it; or the files of *tls* cannot be used.
     """
+    from gunicorn.sock import ssl_context
+
     from docker_registry.server.tls import make_context
 
     options = read_options(environ)
     for name, value in (("workers", options.workers), ("worker-connections", options.worker_connections)):
         if value < 1:
             raise ConfigError(f"GUNICORN_OPTS: --{name} must be at least 1.")
-    if tls.certificate is None:
-        return
-    if options.is_ssl:
+    if tls.certificate is not None and options.is_ssl:
         raise ConfigError("Set either tls.certificate or --certfile in GUNICORN_OPTS, not both.")
-    make_context(tls)
+    if tls.certificate is not None:
+        make_context(tls)
+    elif options.is_ssl:
+        try:
+            ssl_context(options)
+        except (OSError, ValueError, TypeError) as error:  # TypeError: there is a key and no certificate
+            raise ConfigError(f"GUNICORN_OPTS: the files of --certfile and --keyfile cannot be used: {error}") from None
 
 
 def check_log_files(environ: Mapping[str, str]) -> None:

@@ -232,6 +232,12 @@ class TestUnusableFiles:
         with pytest.raises(ConfigError, match=r"either tls\.certificate or --certfile"):
             launch.check_options(environment, settings(certificate, key))
 
+    @pytest.mark.parametrize("options", ["--certfile {key}", "--certfile {key}.missing", "--keyfile {key}"])
+    def test_that_gunicorn_cannot_use_prevent_the_start(self, tmp_path, options):
+        _, key = Authority(tmp_path).issue("one")
+        with pytest.raises(ConfigError, match="--certfile and --keyfile cannot be used"):
+            launch.check_options({"GUNICORN_OPTS": options.format(key=key)}, settings(None))
+
     def test_are_an_error_without_a_certificate(self):
         with pytest.raises(ConfigError, match=r"tls\.key has no effect without tls\.certificate"):
             load_config({"REGISTRY_TLS_KEY": "/etc/key.pem"})
