@@ -25,9 +25,9 @@ from docker_registry.registry.v1.pending_pushes import PendingPushes
 class ImageCommits:
     """Reads and writes the commit records of images, and completes committed pushes."""
 
-    def __init__(self, driver: StorageDriver, unfinished: PendingPushes) -> None:
+    def __init__(self, driver: StorageDriver, pending_pushes: PendingPushes) -> None:
         self._driver = driver
-        self._unfinished = unfinished
+        self._pending_pushes = pending_pushes
 
     def get_json(self, image_id: ImageId) -> bytes:
         """
@@ -111,7 +111,7 @@ class ImageCommits:
         if self._driver.find_size(blob) == link.size and not self._driver.link(blob, beside):
             store_removal.remove(self._driver, beside)  # left by an earlier push, and redundant to the blob
         self._driver.put_content(image_layout.checksum(image_id), json.dumps(link.checksums).encode())
-        self._unfinished.end(image_id)
+        self._pending_pushes.end(image_id)
         return True
 
     def put_verified(self, image_id: ImageId, link: LayerLink) -> None:
@@ -131,7 +131,7 @@ class ImageCommits:
         committed = self.find_json(image_id)
         if committed is not None and Digest.of(committed) == digest:
             return True
-        pending = self._unfinished.find(image_id, digest)
+        pending = self._pending_pushes.find(image_id, digest)
         if pending is None:
             return False
         self._driver.put_content(image_layout.ancestry(image_id), json.dumps(pending.ancestry).encode())

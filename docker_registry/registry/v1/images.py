@@ -71,7 +71,7 @@ class Images:
         self,
         driver: StorageDriver,
         commits: ImageCommits,
-        unfinished: PendingPushes,
+        pending_pushes: PendingPushes,
         derived: DerivedImageSource,
         access: Access,
         reader: LayerReader,
@@ -88,7 +88,7 @@ class Images:
         """
         self._driver = driver
         self._commits = commits
-        self._unfinished = unfinished
+        self._pending_pushes = pending_pushes
         self._derived = derived
         self._access = access
         self._reader = reader
@@ -103,7 +103,7 @@ class Images:
         """Return whether an image was pushed, has a pending push, or derives from a V2 image."""
         if self._derived.is_known(image_id):
             return True
-        return self._driver.exists(image_layout.image_json(image_id)) or bool(self._unfinished.pending(image_id))
+        return self._driver.exists(image_layout.image_json(image_id)) or bool(self._pending_pushes.pending(image_id))
 
     def get(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> Image:
         """
@@ -139,7 +139,7 @@ class Images:
         Raises:
             ImageUnknown, ImageUnfinished: as for :meth:`get`.
         """
-        if self._unfinished.is_marked(image_id) and not self._heal(image_id):
+        if self._pending_pushes.is_marked(image_id) and not self._complete_push(image_id):
             if not self.exists(image_id):
                 raise ImageUnknown(id=str(image_id))
             raise ImageUnfinished(id=str(image_id))
@@ -177,7 +177,7 @@ class Images:
             ids = json.loads(self._driver.get_content(image_layout.ancestry(image_id)))
             return tuple(map(str, ids))
         except (PathNotFound, ValueError, TypeError):
-            for pending in self._unfinished.pending(image_id):
+            for pending in self._pending_pushes.pending(image_id):
                 return pending.ancestry
         raise ImageUnknown(id=str(image_id))
 
@@ -277,13 +277,13 @@ class Images:
         """Return whether an image is complete, so that clients need not push it."""
         if self._find_derived(image_id, principal) is not None or self._commits.committed(image_id) is not None:
             return True
-        if self._unfinished.is_marked(image_id) or not self._driver.exists(image_layout.image_json(image_id)):
+        if self._pending_pushes.is_marked(image_id) or not self._driver.exists(image_layout.image_json(image_id)):
             return False
         return self._driver.find_size(image_layout.layer(image_id)) is not None
 
     def is_marked(self, image_id: ImageId) -> bool:
         """Return whether an image has the mark of an unfinished push, even if the push could be completed."""
-        return self._unfinished.is_marked(image_id)
+        return self._pending_pushes.is_marked(image_id)
 
     # ------------------------------------------------------------------------------------------------- steps
 
@@ -297,13 +297,13 @@ class Images:
             link = self._verify_raw(image_id, payload, is_finished=True)
             if link is None:
                 logger.error("the layer of image %s is damaged; push it again to repair it", image_id)
-                self._unfinished.mark(image_id)
+                self._pending_pushes.mark(image_id)
                 raise ImageUnfinished(id=str(image_id))
             self._commits.put_verified(image_id, link)
             self._commits.commit(image_id, link, stored)
             return link
 
-    def _heal(self, image_id: ImageId) -> bool:
+    def _complete_push(self, image_id: ImageId) -> bool:
         """Complete a push that died after everything had arrived; return False when something is missing."""
         link = self._commits.committed(image_id) or self._verify_abandoned(image_id)
         return link is not None and self._commits.complete(image_id, link)
@@ -351,7 +351,7 @@ class Images:
 
     def _is_abandoned(self, image_id: ImageId) -> bool:
         """Return whether the mark of a push is old enough to consider the push abandoned."""
-        since = self._unfinished.marked_since(image_id)
+        since = self._pending_pushes.marked_since(image_id)
         return since is not None and self._now() - since > self._abandoned_after_seconds
 
     def _checksums(self, image_id: ImageId) -> tuple[str, ...]:

@@ -54,12 +54,19 @@ class LegacyRegistry:
         """
         driver = oci.driver
         self.sources: list[V1Source] = []
-        pending = PendingPushes(driver)
-        commits = ImageCommits(driver, pending)
+        pending_pushes = PendingPushes(driver)
+        commits = ImageCommits(driver, pending_pushes)
         self.tag_files = ImageTagFiles(driver, oci.listings)
         self.tokens = Tokens(driver)
         self.images = Images(
-            driver, commits, pending, derived, oci.access, reader, abandoned_after_seconds=upload_ttl_seconds, now=now
+            driver,
+            commits,
+            pending_pushes,
+            derived,
+            oci.access,
+            reader,
+            abandoned_after_seconds=upload_ttl_seconds,
+            now=now,
         )
         self.image_files = ImageFiles(driver, self.images, reader, queue=diff_queue)
         self.image_memberships = ImageMemberships(driver, oci.listings, derived, oci.access)
@@ -83,7 +90,7 @@ class LegacyRegistry:
             oci.uploads,
             self.images,
             commits,
-            pending,
+            pending_pushes,
             self.private_images.hide_unless_visible,
             reader,
             LayerInspections(self.images),

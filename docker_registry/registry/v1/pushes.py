@@ -93,7 +93,7 @@ class ImagePushes:
         uploads: Uploads,
         images: Images,
         commits: ImageCommits,
-        unfinished: PendingPushes,
+        pending_pushes: PendingPushes,
         resolve: ResolveImage,
         reader: LayerReader,
         inspections: LayerInspections,
@@ -108,7 +108,7 @@ class ImagePushes:
         self._uploads = uploads
         self._images = images
         self._commits = commits
-        self._unfinished = unfinished
+        self._pending_pushes = pending_pushes
         self._resolve = resolve
         self._staged_layers = StagedLayers(driver, uploads, slices)
         self._reader = reader
@@ -139,7 +139,7 @@ class ImagePushes:
             if is_proof:
                 return
             raise self._exists(image_id)
-        self._unfinished.begin(image_id, Pending(payload, ancestry))
+        self._pending_pushes.begin(image_id, Pending(payload, ancestry))
         if self._commits.committed(image_id) is not None:  # another push ended concurrently
             raise self._exists(image_id)
 
@@ -255,7 +255,7 @@ class ImagePushes:
         except BaseException:
             self._staged_layers.cancel(upload_id)
             raise
-        self._unfinished.begin(image_id, Pending(payload, tuple(ancestry)))
+        self._pending_pushes.begin(image_id, Pending(payload, tuple(ancestry)))
         self._staged_layers.put(image_id, upload_id, link)
         before_commit()
         with suppress(ChecksumUnexpected):  # a push of another layer has ended meanwhile
@@ -300,7 +300,7 @@ class ImagePushes:
         Raises:
             ImageUnknown: there are none.
         """
-        payloads = dict.fromkeys(pending.payload for pending in self._unfinished.pending(image_id))
+        payloads = dict.fromkeys(pending.payload for pending in self._pending_pushes.pending(image_id))
         committed = self._commits.find_json(image_id)
         if committed is not None:
             payloads[committed] = None  # for a proof, or a push that version 0.9 or earlier started
@@ -362,7 +362,7 @@ class ImagePushes:
         Raises:
             ImageUnknown: there is none.
         """
-        pending = self._unfinished.find(image_id, digest)
+        pending = self._pending_pushes.find(image_id, digest)
         image_json = pending.payload if pending is not None else self._commits.get_json(image_id)
         if Digest.of(image_json) != digest:
             raise ImageUnknown(id=str(image_id))
