@@ -103,7 +103,7 @@ class Images:
         """Return whether an image was pushed, has a pending push, or derives from a V2 image."""
         if self._derived.is_known(image_id):
             return True
-        return self._driver.exists(image_layout.image_json(image_id)) or bool(self._pending_pushes.pending(image_id))
+        return self._driver.exists(image_layout.image_json(image_id)) or self._pending_pushes.exists(image_id)
 
     def get(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> Image:
         """

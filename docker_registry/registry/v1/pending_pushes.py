@@ -101,6 +101,10 @@ class PendingPushes:
         for path in self._paths(image_id)[MAX_PENDING:]:
             store_removal.remove(self._driver, path)
 
+    def exists(self, image_id: ImageId) -> bool:
+        """Return whether an image has pending JSON documents, without reading them."""
+        return any(True for _ in self._driver.walk(image_layout.pending(image_id)))
+
     def pending(self, image_id: ImageId) -> list[Pending]:
         """Return the pending JSON documents of an image, newest first."""
         found = (self._read(path) for path in self._paths(image_id))

@@ -192,7 +192,8 @@ class ImagePushes:
         """
         if not checksum.payload and not checksum.tarsum:
             raise ChecksumMissing(id=str(image_id))
-        self._payloads(image_id)
+        if not self._pending_pushes.exists(image_id) and self._commits.find_json(image_id) is None:
+            raise ImageUnknown(id=str(image_id))
         for _ in range(_MAX_ATTEMPTS):
             staged = self._choose(image_id, checksum)
             if self._images.is_complete(image_id, principal=actor.principal):
