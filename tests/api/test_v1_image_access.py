@@ -193,6 +193,12 @@ class TestAnImage:
         assert [image.layer] == world.docker(None).pull("public/web")
         assert [image.layer] == world.docker(None, has_tokens=False).pull("public/web")
 
+    def test_is_not_kept_by_caches_that_several_clients_share(self, world):
+        image, docker = fresh(), world.docker("root")
+        assert 200 == docker.push("alice/cached", image)
+        answers = [docker.ask("GET", f"images/{image.text}/{what}") for what in ("json", "layer", "ancestry", "files")]
+        assert {"private, max-age=31536000"} == {answer.headers["Cache-Control"] for answer in answers}
+
     def test_of_a_private_repository_is_pulled_by_those_whose_rules_allow_it(self, world):
         image = fresh()
         assert 200 == world.docker("root").push("alice/private", image)

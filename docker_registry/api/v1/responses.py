@@ -8,6 +8,7 @@ from typing import Final
 from flask import Response, request
 from werkzeug.http import http_date
 
+from docker_registry.api import requests
 from docker_registry.api.flask_app import NOT_CACHED
 from docker_registry.api.responses import JSON
 from docker_registry.registry.v1.stored_results import Answer
@@ -36,11 +37,17 @@ def streamed_json(content: Answer, headers: dict[str, str] | None = None) -> Res
 
 
 def cache_headers(*, is_private: bool) -> dict[str, str]:
-    """Return the cache headers of immutable content; private content must not be cached."""
+    """
+    Return the cache headers of immutable content.
+
+    That of private repositories must not be cached at all. With access control it must not be kept by caches that
+    several clients share: ``public`` would let them answer other clients (RFC 9111, section 3.5).
+    """
     if is_private:
         return dict(NOT_CACHED)
+    scope = "private" if requests.is_restricted() else "public"
     return {
-        "Cache-Control": f"public, max-age={int(_CACHE_LIFETIME.total_seconds())}",
+        "Cache-Control": f"{scope}, max-age={int(_CACHE_LIFETIME.total_seconds())}",
         "Expires": http_date(datetime.now(timezone.utc) + _CACHE_LIFETIME),
         "Last-Modified": LAST_MODIFIED,
     }
