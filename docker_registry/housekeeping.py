@@ -37,6 +37,7 @@ def start(services: Services) -> None:
     gevent.spawn(services.health.watch)
     if services.access_control is not None:
         gevent.spawn(services.access_control.watch, gevent.sleep)
+        gevent.spawn(services.access_control.watch_rules, gevent.sleep)
         gevent.spawn(services.access_control.renew_keys, gevent.sleep)
     mirror = services.mirror
     if mirror is not None:

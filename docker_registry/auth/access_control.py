@@ -200,16 +200,21 @@ class AccessControl:
 
     def watch(self, sleep: Callable[[float], object]) -> None:
         """
-        Refresh users, rules and robots until the process ends; the body of a greenlet.
+        Refresh users and robots until the process ends; the body of a greenlet.
 
         Requests check the files too. A worker that gets none would miss a version, and after a broken one its last
         usable version would be an older one than that of other workers.
         """
         while True:
-            self.rules()
             self.logins.users()
             if self.logins.robots is not None:
                 self.logins.robots.refresh()
+            sleep(REFRESH_SECONDS)
+
+    def watch_rules(self, sleep: Callable[[float], object]) -> None:
+        """Refresh the rules in the same way; the body of another greenlet, as parsing many of them takes seconds."""
+        while True:
+            self.rules()
             sleep(REFRESH_SECONDS)
 
     def renew_keys(self, sleep: Callable[[float], object]) -> None:

@@ -26,6 +26,8 @@ class WatchedFile(Generic[Content]):
     The path is followed through symbolic links at each check, so replacing a link (as Kubernetes does with mounted
     secrets) reloads the file too. A version that cannot be used is logged once, and the last usable one stays in force.
 
+    The parser may let other greenlets run, for example by working in a native thread. They get the previous content.
+
     Attributes:
         version: how many different contents were loaded; 1 after construction.
     """
@@ -54,6 +56,7 @@ class WatchedFile(Generic[Content]):
         self._bytes = b""
         self._signature: dependencies.Signature = None
         self._failure = ""
+        self._is_loading = False
         self._content: Content
         self.version = 0
         try:
@@ -70,13 +73,24 @@ class WatchedFile(Generic[Content]):
             self._log_failure(f"{self.path} cannot be read: {error.strerror}")
             return self._content
         dependencies.record(str(self.path), found)
-        if dependencies.signature_of(found) != self._signature:
-            try:
-                self._load()
-            except ConfigError as error:
-                dependencies.make_uncacheable()
-                self._log_failure(str(error))
+        if self._is_loading:  # by another greenlet
+            dependencies.make_uncacheable()
+        elif dependencies.signature_of(found) != self._signature:
+            self._reload()
         return self._content
+
+    def _reload(self) -> None:
+        self._is_loading = True
+        try:
+            self._load()
+        except ConfigError as error:
+            dependencies.make_uncacheable()
+            self._log_failure(str(error))
+        except BaseException:  # the greenlet was interrupted: the next call loads the file
+            self._signature = None
+            raise
+        finally:
+            self._is_loading = False
 
     def _load(self) -> None:
         try:

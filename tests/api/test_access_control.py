@@ -22,9 +22,11 @@ from docker_registry.drivers.memory import MemoryDriver
 from docker_registry.errors import ConfigError
 from docker_registry.server import launch
 from docker_registry.services import build
+from docker_registry.services.access import SMALL_RULES_BYTES
 from tests.support.access import PASSWORD, RULES, hashed, settings
 from tests.support.clients.v1 import Docker
 from tests.support.clients.v2 import OCI_MANIFEST, Client, digest_of
+from tests.support.gevent_program import under_gevent
 from tests.support.images import make_image, push
 from tests.support.servers.registry import Server
 from tests.support.timing import wait_until
@@ -342,6 +344,42 @@ class TestAChange:
                 line = f'"message":"{file} was reloaded","principal":"system","reason":"reload"'
                 wait_until(lambda line=line: line in audit.read_text(), audit.read_text)
             assert "rules.yml, line 1" not in audit.read_text()  # that version is not in force
+
+    def test_of_many_rules_lets_requests_be_answered_by_the_previous_ones_meanwhile(self, tmp_path):
+        path = tmp_path / "rules.yml"
+        path.write_text(RULES + "#" * SMALL_RULES_BYTES)
+        program = """
+import sys
+from pathlib import Path
+from docker_registry.auth.rules import rules
+from docker_registry.config.schema import Config
+from docker_registry.config.sections import Auth
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.services import build
+
+parse, requests = rules.parse, ["the start"]
+
+def parse_during_a_request(content, path):
+    for _ in range(200):
+        if requests:
+            return parse(content, path)
+        native_sleep(0.01)
+    raise RuntimeError("The event loop is blocked.")
+
+rules.parse = parse_during_a_request
+path = Path(sys.argv[1])
+with build(Config(storage="memory", auth=Auth(rules=path)), MemoryDriver()) as services:
+    current = services.access_control.rules
+    before = current()
+    requests.clear()
+    path.write_text(path.read_text() + "#")
+    first = gevent.spawn(current)
+    gevent.sleep(0)
+    print(current() is before)
+    requests.append("a request")
+    print(first.get() is before, current() is first.get())
+"""
+        assert ["True", "False", "True"] == under_gevent(program, str(path))
 
 
 class TestFailedLogins:
