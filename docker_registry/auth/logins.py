@@ -7,7 +7,7 @@ import logging
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Final
 
 from docker_registry.auth.client import Client
 from docker_registry.auth.external.client_certificates import ClientCertificates
@@ -25,6 +25,10 @@ from docker_registry.errors import Unauthorized
 from docker_registry.http.clients import Address
 
 logger = logging.getLogger(__name__)
+
+#: Number of groups of a workload above which its access token contains only those that rules name: it must fit into a
+#: header. Entra ID (`groups`) and GitLab (`groups_direct`) name up to 200.
+MANY_GROUPS: Final = 100
 
 
 class Logins:
@@ -52,7 +56,8 @@ class Logins:
         """
         Args:
             htpasswd_file: users and their bcrypt hashes; None for no users.
-            groups: returns the groups that rules name; all other groups of a directory's user are dropped.
+            groups: returns the groups that rules name; all other groups of a directory's user are dropped, and of a
+                workload with many.
             on_reload: called with a sentence when the file was reloaded.
             attempts: limits failed logins; by default those of this process.
             certificates: derives user names from client certificates; None if these do not identify users.
@@ -131,7 +136,8 @@ class Logins:
         except Unauthorized as error:
             logger.warning("login failed: token of a workload from %s: %s", address, error.sentence)
             raise
-        return Client(found.name, found.groups, address, expires=found.expires, version=found.version)
+        groups = found.groups if len(found.groups) <= MANY_GROUPS else found.groups & self._groups()
+        return Client(found.name, groups, address, expires=found.expires, version=found.version)
 
     def identify(self, certificate: Mapping[str, Any], address: Address | None) -> Client:
         """

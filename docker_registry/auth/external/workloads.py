@@ -33,9 +33,6 @@ from docker_registry.errors import AuthorityUnavailable, ConfigError, Unauthoriz
 #: Begins the version of an identity in access tokens.
 VERSION_PREFIX: Final = "oidc:"
 
-#: Maximum number of groups of a workload.
-MAX_GROUPS: Final = 100
-
 _DISCOVERY: Final = "/.well-known/openid-configuration"
 _REQUIRED: Final = ("iss", "aud", "exp", "iat")
 _CLAIM: Final = re.compile(r"\$\{([A-Za-z0-9_.:/-]{1,128})\}")
@@ -138,8 +135,6 @@ class Issuer:
             if not any(pattern.fullmatch(value) for value in _texts(claims.get(claim))):
                 raise json_web_tokens.invalid(f"its claim {claim} does not match")
         groups = frozenset(_texts(claims.get(self._groups)) if self._groups else ())
-        if len(groups) > MAX_GROUPS:
-            raise json_web_tokens.invalid(f"it names more than {MAX_GROUPS} groups")
         return Workload(self._name_of(claims), groups, expires, self.version)
 
     def _name_of(self, claims: Mapping[str, Any]) -> str:
