@@ -237,7 +237,7 @@ class AccessControl:
                 raise Unauthorized("The token is not valid: it has the name of a robot.", error="invalid_token")
             name = token.user or ANONYMOUS_NAME
             if self._rules is None and name == ANONYMOUS_NAME:  # the token alone decides
-                name = _HOLDER_NAME
+                return Client(_HOLDER_NAME, address=address, grant=token.grant, is_unnamed=True)
             return Client(name, address=address, grant=token.grant)
         found = self._tokens().access.verify(text)
         if not found.user:
@@ -357,9 +357,9 @@ class AccessControl:
     def check_login(self, client: Client) -> None:
         """
         Raises:
-            Unauthorized: the client is anonymous.
+            Unauthorized: the client is anonymous, or its token names no user.
         """
-        if client.is_anonymous:
+        if client.is_anonymous or client.is_unnamed:
             raise Unauthorized
 
     def check_listing(self, client: Client) -> Client:

@@ -32,6 +32,7 @@ class Client(Principal):
         version: of the user whom its token names (:meth:`.Logins.user_version`), or of the settings by which another
             service vouches for it (:mod:`docker_registry.auth.external`). Empty after a login by a password of ours.
         is_privileged: whether the operator's key signed its request, so that it may do everything.
+        is_unnamed: whether its token, of another token server, names no user, so that anyone may get such a token.
     """
 
     groups: frozenset[str] = frozenset()
@@ -41,6 +42,7 @@ class Client(Principal):
     expires: float = math.inf
     version: str = ""
     is_privileged: bool = False
+    is_unnamed: bool = False
 
     @property
     def ends(self) -> float:

@@ -47,9 +47,9 @@ def provider(tmp_path_factory):
         yield provider
 
 
-def make_app(auth=None, **server):
+def make_app(auth=None, metrics=False, **server):
     section = TokenServer(**{"realm": REALM, "service": "here", "issuer": "them", **server})
-    config = Config(storage="memory", auth=Auth(token=section, **(auth or {})))
+    config = Config(storage="memory", metrics=metrics, auth=Auth(token=section, **(auth or {})))
     return create_app(build(config, MemoryDriver())).test_client()
 
 
@@ -94,6 +94,12 @@ class TestATokenOfAnotherServer:
         nothing = {"type": "repository", "name": "acme/other", "actions": None}  # as Go writes an empty list
         many = [{**nothing, "name": f"a{number}"} for number in range(150)]
         assert 404 == get(app, jwt.encode(claims(access=[*many, *ACCESS]), key.private, "ES256")).status_code
+
+    def test_is_a_login_only_if_it_names_a_user(self, bundle, key):
+        app = make_app(rootcertbundle=bundle, metrics=True)
+        for name, status in (("", 401), ("anonymous", 401), ("token", 200)):
+            text = key.sign(claims(sub=name), kid=min(libtrust_id(key)))
+            assert status == get(app, text, "/metrics").status_code
 
     def test_is_requested_from_its_server(self, app):
         answer = get(app, None)
