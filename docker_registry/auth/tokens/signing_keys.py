@@ -193,7 +193,7 @@ class SigningKeys:
             stored = self._driver.find_versioned(PATH)
         except StorageError as error:
             logger.warning("the signing keys could not be read again: %s", error)
-            self._read_at = self._now()
+            self._read_at = self._now() - _MIN_REFRESH_SECONDS  # so a key that is not known is still looked for
         else:
             self._load(stored)
 
