@@ -135,6 +135,7 @@ class TestAToken:
     def test_is_good_for_its_repository_and_access_only(self, app, index):
         write, read = index.token("acme/web", "write"), index.token("acme/web", "read")
         other = index.token("acme/other", "write")
+        index.tokens.add(1000 * "Token " + read["Authorization"])
         tags = "/v1/repositories/acme/web/tags"
         for method, path, headers in (
             ("GET", tags, write),
@@ -150,6 +151,7 @@ class TestAToken:
             ("GET", tags, {"Authorization": read["Authorization"].replace("acme/web", "../x")}),
             ("GET", tags, {"Authorization": read["Authorization"].replace("acme/web", "a/b/c")}),
             ("GET", tags, {"Authorization": "Token " * 3000}),
+            ("GET", tags, {"Authorization": 1000 * "Token " + read["Authorization"]}),
         ):
             answer = app.open(path, method=method, headers=headers, data=b"x")
             assert (401, "Token") == (answer.status_code, answer.headers["WWW-Authenticate"]), (method, path, headers)

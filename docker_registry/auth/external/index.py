@@ -34,7 +34,8 @@ _TOKEN_BYTES: Final = 2048
 
 #: Some clients repeat the scheme: ``Token Token signature=…``.
 _TOKEN: Final = re.compile(
-    r'(?:Token )+signature=[A-Za-z0-9._-]{1,512},repository="([^"/]{1,255}/[^"/]{1,255})",access=(read|write|delete)'
+    r"(?:Token ){1,2}signature=[A-Za-z0-9._-]{1,512},"
+    r'repository="([^"/]{1,255}/[^"/]{1,255})",access=(read|write|delete)'
 )
 
 
