@@ -1,9 +1,10 @@
 """
 The lists of tags that upstreams have.
 
-By the specification (end-8b) a list is in ASCII order, and the next page is that after the last tag of a page. Such a
-list is passed through page by page. Some upstreams list tags in another order, as ghcr.io does, or continue a list only
-by a cursor of their own, as Amazon ECR does. Of these the whole list is read, and kept in memory for the ttl.
+By the specification (end-8b) a list is in ASCII order, and the next page begins after the last tag of a page. Such a
+list is passed through page by page. Some upstreams list tags in another order, or continue a list only by a cursor of
+their own, as Amazon ECR does (https://github.com/CodesWhat/drydock/pull/927). Of these the whole list is read, and kept
+in memory for the ttl.
 """
 
 from __future__ import annotations
@@ -16,33 +17,36 @@ from itertools import pairwise
 from typing import Final
 from urllib.parse import parse_qs, urlencode
 
-from docker_registry.concurrency import KeyedLocks
+from docker_registry.concurrency import KeyedLocks, deadline
 from docker_registry.errors import UpstreamError
 from docker_registry.registry import json_scanner
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.json_scanner import Kind
 from docker_registry.registry.listing_cache import Page, cut
 from docker_registry.registry.mirror.remotes import Remote
-from docker_registry.registry.mirror.responses import MAX_MANIFEST_BYTES
+from docker_registry.registry.mirror.responses import MAX_MANIFEST_BYTES, MAX_MANIFEST_SECONDS, network_errors
 from docker_registry.registry.names import is_tag
-from docker_registry.resources.memory_budget import JsonBudget
+from docker_registry.resources.memory_budget import JsonBudget, MemoryBudget
 
 logger = logging.getLogger(__name__)
 
-#: Tags on a page that every upstream allows (end-8b); some refuse to send more, such as quay.io.
+#: Tags on a page that every upstream allows (end-8b); some refuse longer pages, as quay.io did
+#: (https://github.com/google/go-containerregistry/issues/1963).
 ALLOWED_TAGS: Final = 100
 
 #: Status codes of upstreams that refuse a page of so many tags.
 _REFUSALS: Final = frozenset({400, 405, 413})
 
-#: Pages of one list that are read from an upstream.
+#: Tags on a page of a whole list, the most that Amazon ECR allows, and pages that are read of it.
+_WHOLE_PAGE_TAGS: Final = 1000
 MAX_PAGES: Final = 100
 
 #: Memory for whole lists, and for each tag besides its characters.
 _REMEMBERED_BYTES: Final = 16 * 1024 * 1024
 _TAG_BYTES: Final = 60
 
-#: Memory for a whole list that is being read, per byte that the upstream sends.
+#: Memory for whole lists that are being read, and for each byte that the upstream sends.
+_READING_BYTES: Final = 32 * 1024 * 1024
 _MEMORY_FACTOR: Final = 6
 
 
@@ -70,10 +74,12 @@ class _List:
     Attributes:
         names: all tags in ASCII order; None if the upstream can be asked for any page.
         until: for how long that is known, on the monotonic clock.
+        size_bytes: memory of the names.
     """
 
     names: Sequence[str] | None
     until: float
+    size_bytes: int = 0
 
 
 class TagLists:
@@ -88,7 +94,9 @@ class TagLists:
         self._json_budget = json_budget
         self._now = now
         self._locks = KeyedLocks()
-        self._lists: BoundedCache[tuple[str, str], _List] = BoundedCache(_REMEMBERED_BYTES, _memory)
+        # Not of the JSON budget: an upstream that sends slowly must not keep other documents waiting.
+        self._reading = MemoryBudget(_READING_BYTES)
+        self._lists: BoundedCache[tuple[str, str], _List] = BoundedCache(_REMEMBERED_BYTES, lambda one: one.size_bytes)
         self._page_sizes: dict[str, int] = {}  # by the names of upstreams that have refused longer pages
 
     def page(self, remote: Remote, count: int, last: str) -> Page | None:
@@ -101,22 +109,26 @@ class TagLists:
 
         Raises:
             UpstreamError: the upstream cannot be asked, or sends no list of tags.
-            Overloaded: the list is long, and other documents use the memory of the worker.
+            Overloaded: the list is long, and other lists or documents use the memory of the worker.
         """
         known = self._known(remote)
         if known is None:
-            first = self._ask(remote, count, "")
+            first = self._ask(remote, max(count, ALLOWED_TAGS), "")  # a short page may be in order by chance
             if first is None:
                 return None
             if not first.following:
                 return self._cut(first, count, last)
-            known = self._learn(remote, first)
+            known = self._learn(remote, first, "")
             if known.names is None and not last:
                 return self._cut(first, count, last)
-        if known.names is not None:
-            return cut(known.names, count, last, is_tag)
-        received = self._ask(remote, count, last)
-        return None if received is None else self._cut(received, count, last)
+        if known.names is None:
+            received = self._ask(remote, count, last)
+            if received is None:
+                return None
+            known = self._learn(remote, received, last)
+            if known.names is None:
+                return self._cut(received, count, last)
+        return cut(known.names, count, last, is_tag)
 
     # ------------------------------------------------------------------------------------------------- steps
 
@@ -124,38 +136,51 @@ class TagLists:
         known = self._lists.get((remote.upstream.name, remote.path))
         return known if known is not None and self._now() < known.until else None
 
-    def _learn(self, remote: Remote, first: _Received) -> _List:
-        """Find out from the first page whether the upstream can be asked for any other; else read the whole list."""
+    def _learn(self, remote: Remote, page: _Received, last: str) -> _List:
+        """Return whether the upstream can be asked for any page, as a page after *last* shows; else the whole list."""
         key = remote.upstream.name, remote.path
+        is_ordered = self._is_by_specification(page, last)
         with self._locks.hold(key):
             known = self._known(remote)
-            if known is None:  # another request has not read it meanwhile
-                names = None if self._is_by_specification(first) else self._read_all(remote, first)
-                known = _List(names, self._now() + remote.upstream.ttl_seconds)
+            if known is None or (known.names is None and not is_ordered):  # no other request has read it meanwhile
+                known = self._remember(remote, None if is_ordered else self._read_all(remote))
                 self._lists.put(key, known)
             return known
 
-    def _is_by_specification(self, first: _Received) -> bool:
-        """Return whether the tags are in ASCII order, and the next page follows the last one."""
-        if parse_qs(first.following.partition("?")[2]).get("last") != list(first.names[-1:]):
-            return False
-        return all(one < next_one for one, next_one in self._json_budget.pace(pairwise(first.names)))
+    def _remember(self, remote: Remote, names: Sequence[str] | None) -> _List:
+        size_bytes = sum(len(name) + _TAG_BYTES for name in self._json_budget.pace(names or ()))
+        return _List(names, self._now() + remote.upstream.ttl_seconds, size_bytes)
 
-    def _read_all(self, remote: Remote, first: _Received) -> Sequence[str]:
-        names, read, page = set(first.names), set[str](), first
-        with self._json_budget.memory.reserve(0) as reserved:
-            while page.following and page.following not in read:
-                if len(read) == MAX_PAGES or reserved.size_bytes > _MEMORY_FACTOR * MAX_MANIFEST_BYTES:
-                    logger.warning("the list of tags of %s at %s is cut", remote.path, remote.upstream.name)
-                    break
-                read.add(page.following)
-                following = self._get(remote, page.following)
-                if following is None:
-                    raise UpstreamError("The upstream registry does not have a page of its list of tags.")
-                page = following
+    def _is_by_specification(self, page: _Received, last: str) -> bool:
+        """Return whether the tags of a page after *last* are in ASCII order, and the next page follows the last one."""
+        next_last = parse_qs(page.following.partition("?")[2]).get("last")
+        if page.following and next_last != list(page.names[-1:]):
+            return False
+        return all(one < next_one for one, next_one in self._json_budget.pace(pairwise([last, *page.names])))
+
+    def _read_all(self, remote: Remote) -> Sequence[str]:
+        """
+        Return all tags of a list, in ASCII order.
+
+        Raises:
+            UpstreamError: a page cannot be read, or they do not arrive in time.
+        """
+        names, read, size = set[str](), set[str](), 0
+        upstream = remote.upstream.name
+        with self._reading.reserve(0) as reserved, network_errors(upstream), deadline(MAX_MANIFEST_SECONDS):
+            page = self._ask(remote, _WHOLE_PAGE_TAGS, "")
+            while page is not None:
+                size += page.size_bytes
                 reserved.grow(_MEMORY_FACTOR * page.size_bytes)
                 names.update(page.names)
-            return self._json_budget.sort(names)
+                if not page.following:
+                    return self._json_budget.sort(names)
+                if page.following in read or len(read) == MAX_PAGES - 1 or size > MAX_MANIFEST_BYTES:
+                    logger.warning("the list of tags of %s at %s is cut", remote.path, upstream)
+                    return self._json_budget.sort(names)
+                read.add(page.following)
+                page = self._get(remote, page.following)
+        raise UpstreamError("The upstream registry does not have a page of its list of tags.", upstream=upstream)
 
     def _ask(self, remote: Remote, count: int, last: str) -> _Received | None:
         """Ask for a page; for a shorter one if the upstream refuses to send so many tags."""
@@ -195,10 +220,6 @@ class TagLists:
 
 def _path(count: int, last: str) -> str:
     return f"tags/list?{urlencode({'n': count, **({'last': last} if last else {})})}"
-
-
-def _memory(known: _List) -> int:
-    return sum(len(name) + _TAG_BYTES for name in known.names or ())
 
 
 def _texts(part: json_scanner.Part) -> Iterator[str]:

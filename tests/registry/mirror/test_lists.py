@@ -63,6 +63,27 @@ def query_of(upstream):
     return int(query["n"][0]), query.get("last", [""])[0]
 
 
+def unordered(upstream, names=("v2", "v9", "v10", "latest", "v1"), cursor="{}", longest=3):
+    """Return the next page of tags in the order of their pushes."""
+    n, last = query_of(upstream)
+    places = {cursor.format(name): place for place, name in enumerate(names, 1)}
+    start = places.get(last, 0)
+    if last and not start:
+        return Answer(status=405)
+    end = start + min(n, longest)
+    following = f"/v2/{TAGS}?n={n}&last={cursor.format(names[end - 1])}" if end < len(names) else None
+    return tags(names[start:end], following)
+
+
+def listed(mirrored, n):
+    """Yield the pages of tags that a client lists."""
+    path = f"/v2/{NAME}/tags/list?n={n}"
+    while path:
+        answer = mirrored.client.get(path)
+        yield answer.json["tags"]
+        path = answer.headers.get("Link", "").partition(">")[0].lstrip("<")
+
+
 def referrers(mirrored, query=""):
     answer = mirrored.get(f"referrers/{IMAGE.digest}{query}")
     assert 200 == answer.status_code, answer.data
@@ -75,12 +96,10 @@ def digests(*numbers):
 
 class TestTags:
     def test_are_passed_through_page_by_page(self, mirrored, upstream):
-        pages = {None: ["a", "b"], "b": ["c"]}
+        pages = {"": ["a", "b"], "b": ["c"]}
 
         def page(headers):
-            query = dict(part.split("=") for part in upstream.requests[-1][1].partition("?")[2].split("&"))
-            assert "2" == query["n"]
-            names = pages[query.get("last")]
+            names = pages[query_of(upstream)[1]]
             return tags(names, f"/v2/{TAGS}?n=2&last={names[-1]}" if names != ["c"] else None)
 
         upstream.contents[TAGS] = page
@@ -88,6 +107,7 @@ class TestTags:
         assert ["a", "b"] == first.json["tags"]
         second = mirrored.client.get(first.headers["Link"].partition(">")[0].lstrip("<"))
         assert (["c"], False) == (second.json["tags"], "Link" in second.headers)
+        assert ((2, "b"), 2) == (query_of(upstream), len(upstream.requests))
 
     def test_of_an_upstream_without_pages_are_cut(self, mirrored, upstream):
         upstream.contents[TAGS] = tags(["c", "a", "b", "in valid", 7])
@@ -115,30 +135,39 @@ class TestTags:
     def test_are_listed_in_order_although_the_upstream_has_another(
         self, mirrored, open_mirror, upstream, has_own_cursor
     ):
-        """Amazon ECR continues a list after a cursor only, ghcr.io after a tag in the order of the pushes."""
-        names = ["v2", "v9", "v10", "latest", "v1"]
-        cursor = "cursor-{}" if has_own_cursor else "{}"
-
-        def page(headers):
-            n, last = query_of(upstream)
-            places = {cursor.format(name): place for place, name in enumerate(names, 1)}
-            start = places.get(last, 0)
-            if last and not start:
-                return Answer(status=405)
-            following = f"/v2/{TAGS}?n={n}&last={cursor.format(names[start + n - 1])}" if start + n < 5 else None
-            return tags(names[start : start + n], following)
-
-        upstream.contents[TAGS] = page
-        for reader in (mirrored, open_mirror()):
-            found, path = [], f"/v2/{NAME}/tags/list?n=3"
-            while path:
-                answer = reader.client.get(path)
-                found.append(answer.json["tags"])
-                path = answer.headers.get("Link", "").partition(">")[0].lstrip("<")
-            assert [["latest", "v1", "v10"], ["v2", "v9"]] == found
+        """Amazon ECR continues a list after a cursor only, others after a tag in the order of the pushes."""
+        upstream.contents[TAGS] = lambda headers: unordered(upstream, cursor="cursor-{}" if has_own_cursor else "{}")
+        for reader, n, expected in (
+            (mirrored, 3, [["latest", "v1", "v10"], ["v2", "v9"]]),
+            (open_mirror(), 1, [["latest"], ["v1"], ["v10"], ["v2"], ["v9"]]),
+        ):
+            assert expected == list(listed(reader, n))
         assert ["v2", "v9"] == open_mirror().get("tags/list?n=3&last=v10").json["tags"], "by another worker"
+        assert {"100", "1000"} == {parse_qs(urlsplit(path).query)["n"][0] for _, path, _ in upstream.requests}
         del upstream.contents[TAGS]
         assert ["latest"] == mirrored.get("tags/list?n=1").json["tags"], "known for the ttl"
+
+    def test_are_all_listed_if_only_the_first_page_of_the_upstream_is_in_order(self, mirrored, upstream):
+        upstream.contents[TAGS] = lambda headers: unordered(upstream, names=["a", "c", "e", "b", "d"])
+        assert [["a", "c", "e"], []] == list(listed(mirrored, 3)), "noticed by the second page"
+        assert [["a", "b", "c"], ["d", "e"]] == list(listed(mirrored, 3))
+
+    def test_of_a_long_list_use_no_memory_for_other_documents_while_the_upstream_sends_it(self, mirrored, upstream):
+        used = []
+
+        def page(headers):
+            used.append(mirrored.services.registry.json_budget.memory.used_bytes)
+            return unordered(upstream, names=[f"{number}{'x' * 120}" for number in range(3000)], longest=1000)
+
+        upstream.contents[TAGS] = page
+        assert 2 == len(mirrored.get("tags/list?n=2").json["tags"])
+        assert [0] * 4 == used
+
+    def test_of_an_endless_list_are_cut(self, mirrored, upstream, caplog):
+        names = ["b", "a"]
+        upstream.contents[TAGS] = lambda headers: tags(names, f"/v2/{TAGS}?last=b")
+        assert [names[::-1]] == list(listed(mirrored, 3))
+        assert f"the list of tags of {THERE} at up.example is cut" in caplog.text
 
     def test_are_those_that_are_here_while_the_upstream_is_away(self, mirrored, upstream):
         upstream.add(THERE, "v1", IMAGE)
