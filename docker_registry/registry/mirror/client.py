@@ -133,7 +133,8 @@ class UpstreamClient:
         if response is None:
             return None
         with response:
-            if responses.content_type(response) not in (accept, "application/json"):
+            # Amazon ECR sends JSON as text (https://github.com/deitch/docker_registry2/issues/34).
+            if responses.content_type(response) not in (accept, "application/json", "text/plain"):
                 raise UpstreamError("The upstream registry sent no list.", upstream=self.upstream.name)
             payload = self.connection.read(response, responses.MAX_MANIFEST_BYTES)
         return UpstreamPage(

@@ -52,8 +52,8 @@ def index(*numbers, link=None):
     return Answer(encoded(document), headers=headers)
 
 
-def tags(names, link=None):
-    headers = {"Content-Type": "application/json", **({"Link": f'<{link}>; rel="next"'} if link else {})}
+def tags(names, link=None, media_type="application/json"):
+    headers = {"Content-Type": media_type, **({"Link": f'<{link}>; rel="next"'} if link else {})}
     return Answer(json.dumps({"name": THERE, "tags": names}).encode(), headers=headers)
 
 
@@ -72,7 +72,7 @@ def unordered(upstream, names=("v2", "v9", "v10", "latest", "v1"), cursor="{}", 
         return Answer(status=405)
     end = start + min(n, longest)
     following = f"/v2/{TAGS}?n={n}&last={cursor.format(names[end - 1])}" if end < len(names) else None
-    return tags(names[start:end], following)
+    return tags(names[start:end], following, "text/plain; charset=utf-8")  # of Amazon ECR
 
 
 def listed(mirrored, n):
