@@ -148,8 +148,11 @@ def parse_upstream(name: str, url: str, **options: Any) -> Upstream:
 
 def _host(text: str) -> str:
     """Return the host of a configured HOST, HOST:PORT or URL, as it is in parsed URLs; other text as it is."""
+    authority = text.rpartition("://")[2].partition("/")[0]
+    if authority.count(":") > 1 and not authority.startswith("["):  # an address of IPv6
+        authority = f"[{authority}]"
     try:
-        return urlsplit(f"//{text.rpartition('://')[2]}").hostname or text
+        return urlsplit(f"//{authority}").hostname or text
     except ValueError:
         return text
 

@@ -194,6 +194,8 @@ class TestAPassword:
                 trusting = open_mirror(**LOGIN, token_hosts=(written,), ttl=0)
                 assert 200 == trusting.get("manifests/v1").status_code
             assert [BASIC] * 3 == [authorization for _, authorization in hub.queries]
+        addresses = parse_upstream("up", upstream.url, token_hosts=("2001:DB8::7", "[::1]:5000", "::1", "10.1.1.1:80"))
+        assert ("2001:db8::7", "::1", "::1", "10.1.1.1") == addresses.token_hosts
 
     def test_is_not_sent_by_plain_http(self, upstream, open_mirror):
         with pytest.raises(ConfigError, match="https only"):
