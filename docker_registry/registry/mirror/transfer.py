@@ -54,6 +54,8 @@ class Transfer(ArrivingContent):
         pieces: Pieces,
         buffers: BufferPool,
         is_owner: Callable[[], bool],
+        *,
+        is_shared: bool,
     ) -> None:
         """
         Args:
@@ -61,12 +63,14 @@ class Transfer(ArrivingContent):
             pieces: bytes that an earlier transfer has received, and where further ones are kept.
             buffers: counts the transfer while bytes are received.
             is_owner: returns False if another process has taken the transfer over, because this one was delayed.
+            is_shared: whether other processes find the pieces, and continue the transfer if this one stops.
         """
         super().__init__(content, stream.size, pieces)
         self._stream = stream
         self._buffers = buffers
         self._validator = stream.validator
         self._is_owner = is_owner
+        self._is_shared = is_shared
         self._is_complete = self._has_announced_size = False
         self._failure: RegistryError | None = None  # why not all bytes could be received
         self._greenlets: list[gevent.Greenlet[..., None]] = []
@@ -84,7 +88,7 @@ class Transfer(ArrivingContent):
     def stop(self) -> None:
         """Stop a transfer that has been started, and close its connection; another process may continue it."""
         self.error = self.error or UpstreamUnavailable("The registry is stopping.")
-        self.is_abandoned = True
+        self.is_abandoned = self._is_shared
         gevent.killall(self._greenlets)
         self._stream.close()
         self._announce()

@@ -173,6 +173,10 @@ class Transfers:
 
     # ------------------------------------------------------------------------------------------------- steps
 
+    @property
+    def _has_leases(self) -> bool:
+        return self._driver.capabilities.if_match
+
     def _find(self, content: UpstreamContent) -> ServedFile | FollowedTransfer | None:
         """
         Return a content that is in the store, or the transfer of another process.
@@ -231,7 +235,7 @@ class Transfers:
             if stream is None:
                 return None
             self._arriving[work] = transfer = Transfer(
-                content, stream, pieces, self._buffers, partial(self._extend, work)
+                content, stream, pieces, self._buffers, partial(self._extend, work), is_shared=self._has_leases
             )
             transfer.start(held.pop_all().close)
         return transfer
@@ -254,8 +258,7 @@ class Transfers:
             The pieces, and the stream of the bytes after them; None if the upstream does not have the content.
         """
         # Without leases several processes may receive the same content, each with pieces of its own.
-        has_leases = self._driver.capabilities.if_match
-        transfer_id = content.work if has_leases else secrets.token_hex(16)
+        transfer_id = content.work if self._has_leases else secrets.token_hex(16)
         pieces = Pieces(self._driver, transfer_id, self._buffers)
         if not pieces.find_all():
             return pieces, content.open(0)

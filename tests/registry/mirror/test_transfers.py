@@ -10,6 +10,7 @@ from contextlib import nullcontext
 import gevent
 import pytest
 
+from docker_registry.drivers.base import Capabilities
 from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import PathNotFound, StorageError, StorageUnavailable
 from docker_registry.registry import layout
@@ -178,6 +179,17 @@ class TestABrokenTransfer:
         begin(driver, until=1)
         assert LARGE == open_mirror().get(BLOB).data
         assert re.fullmatch("bytes=[1-9][0-9]*-", upstream.requests[1][2]["range"])
+
+    def test_leaves_no_pieces_in_a_store_without_leases_where_no_process_finds_them(
+        self, open_mirror, upstream, driver, monkeypatch
+    ):
+        monkeypatch.setattr(driver, "capabilities", Capabilities())
+        mirrored = open_mirror()
+        upstream.contents[f"{THERE}/{BLOB}"] = Answer(LARGE, pause_seconds=0.01)
+        assert next(mirrored.client.get(f"/v2/{NAME}/{BLOB}", buffered=False).iter_encoded())
+        assert list(driver.walk(layout.TRANSFERS))
+        mirrored.services.close()
+        assert [] == list(driver.walk(layout.TRANSFERS))
 
     def test_that_nobody_continues_is_purged(self, mirrored, driver, monkeypatch):
         unreadable, *others = folders = [layout.transfer(name) for name in "abc"]
