@@ -117,11 +117,13 @@ class TestTheMirrorCommand:
         reasons = {
             "up/library/app:none": "has no such",
             "up/library/app:latest": "has no image for these platforms",
+            "up/library/app:nested": "has no image for these platforms",
             "library/app:latest": "must begin with that of an upstream: up",
             "up/../app": "name is invalid",
             "x" * 300: "name is invalid",
             "up/library/app@sha256:1": "digest is invalid",
         }
+        serve_index(upstream, "nested", [descriptor(INDEX.manifest, INDEX.media_type)])
         images = [*reasons, "up/library/app:single"]
         status, out = run(capsys, "warm", *images, "--platform", "linux/s390x", "--json")
         *failed, fetched = json.loads(out)["images"]

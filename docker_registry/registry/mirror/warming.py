@@ -79,10 +79,6 @@ class Warming:
             blobs = list(_blobs(document))
         except (ValueError, TypeError, LookupError, AttributeError, RecursionError, DigestInvalid):
             raise ManifestInvalid(digest=str(digest)) from None
-        if document.get("manifests") and not children and platforms and depth == _MAX_DEPTH:
-            raise ManifestUnknown(
-                "The index has no image for these platforms.", platforms=[each.text for each in platforms]
-            )
         if not depth and not warmed.manifests.issuperset(child for child, _ in children):
             raise ManifestInvalid("The indexes are nested too deeply.", digest=str(digest))
         for child, platforms_in_child in children:
@@ -92,15 +88,19 @@ class Warming:
         for blob in blobs:
             if blob not in warmed.blobs:
                 warmed.blobs[blob] = self._registry.blobs.fetch(name, blob).size
+        if document.get("manifests") and not warmed.blobs and platforms and depth == _MAX_DEPTH:
+            raise ManifestUnknown(
+                "The index has no image for these platforms.", platforms=[each.text for each in platforms]
+            )
 
 
 def _children(
     document: Mapping[str, Any], platforms: Sequence[Platform]
 ) -> Iterator[tuple[Digest, Sequence[Platform]]]:
     """
-    Yield the manifests of an index that are for one of the platforms, or for no certain one, or describe one of these.
+    Yield the manifests of an index that are for one of the platforms, have no platform, or describe one of these.
 
-    Each comes with the platforms of which it is to be fetched, if it is an index itself.
+    Each comes with the platforms to fetch of it, should it be an index itself; all when empty.
     """
     # A manifest may have several entries, each with a platform that it is for.
     entries = [(Digest.parse(entry["digest"]), platform_of(entry), entry) for entry in document.get("manifests") or ()]
