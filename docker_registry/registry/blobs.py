@@ -220,7 +220,8 @@ class Blobs:
             is_allowed = self._access.may_pull(actor.principal, source)
             readable = source if is_allowed else hide(source)
             blob = self.stat(readable, digest)
-            if blob.origin is not None:  # its upstream says so; to get bytes that others have pushed, it must prove it
+            if blob.origin is not None:
+                # The upstream may know only the digest of bytes that were pushed elsewhere, so it must prove more.
                 self.stat_anywhere(digest)
                 blob = self.get_readable(readable, digest)
             if blob.file is not None:  # still being received

@@ -34,8 +34,8 @@ class ArrivingContent(ABC):
         size: its bytes, as announced; if none were announced, None until all bytes have arrived.
         error: why the transfer failed; None while it has not.
         is_published: whether the verified content is in the store.
-        is_abandoned: whether the process that received it has died, stops or was overtaken, so that another one
-            continues.
+        is_abandoned: whether the process that received it has ended, is stopping, or has lost its lease, so that another
+            one continues.
         readers: number of clients that receive it.
     """
 
@@ -114,7 +114,7 @@ class ArrivingContent(ABC):
 
     @property
     def _is_continued(self) -> bool:
-        """Whether clients of this process receive the rest of an abandoned transfer; not while the process stops."""
+        """Whether this process serves the rest of an abandoned transfer; it does not while it is stopping."""
         return self.is_abandoned and self.error is None
 
     @property

@@ -58,6 +58,13 @@ class TestARequest:
             assert content == mirrored.client.get(f"/v2/{THERE}/blobs/{digest}?ns=UP.example").data
         assert PRIVATE.manifest == mirrored.client.get(f"{PATH}?ns=").data
 
+    def test_for_a_namespace_that_is_named_like_its_upstream_has_that_name_twice(self, both):
+        mirrored, upstream = both
+        upstream.add(NAME, "v1", PRIVATE)
+        for name, image in {NAME: PUBLIC, f"up.example/{NAME}": PRIVATE}.items():
+            for query in ("", "?ns=up.example"):
+                assert image.manifest == mirrored.client.get(f"/v2/{name}/manifests/v1{query}").data
+
     def test_by_namespace_may_name_the_address_of_the_upstream(self, both):
         mirrored, upstream = both
         assert PUBLIC.manifest == mirrored.client.get(f"{PATH}?ns=127.0.0.1:{upstream.port}").data
