@@ -34,8 +34,8 @@ class ArrivingContent(ABC):
         size: its bytes, as announced; if none were announced, None until all bytes have arrived.
         error: why the transfer failed; None while it has not.
         is_published: whether the verified content is in the store.
-        is_abandoned: whether the process that received it has ended, is stopping, or has lost its lease, so that another
-            one continues.
+        is_abandoned: whether the process that received it has ended, is stopping, or has lost its lease, so that
+            another one continues.
         readers: number of clients that receive it.
     """
 
