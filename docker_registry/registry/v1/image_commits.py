@@ -98,6 +98,13 @@ class ImageCommits:
             return False
         return True
 
+    def has_json(self, image_id: ImageId, digest: Digest) -> bool:
+        """Return whether an image has pending or committed JSON with a digest, which :meth:`complete` needs."""
+        if self._pending_pushes.has(image_id, digest):
+            return True
+        committed = self.find_json(image_id)
+        return committed is not None and Digest.of(committed) == digest
+
     def complete(self, image_id: ImageId, link: LayerLink) -> bool:
         """
         Do the remaining steps of a committed push; idempotent, and safe to run concurrently.

@@ -114,6 +114,10 @@ class PendingPushes:
         """Return the pending JSON document with a digest; None when there is none."""
         return self._read(self._path(image_id, digest))
 
+    def has(self, image_id: ImageId, digest: Digest) -> bool:
+        """Return whether there is a pending JSON document with a digest, without reading it."""
+        return self._driver.exists(self._path(image_id, digest))
+
     def end(self, image_id: ImageId) -> None:
         """Remove the mark and all pending JSON documents of a committed image."""
         store_removal.remove(self._driver, image_layout.in_progress(image_id))

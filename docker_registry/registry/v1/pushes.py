@@ -187,7 +187,7 @@ class ImagePushes:
             ChecksumMissing: the client sent no checksum.
             ImageUnknown: no push of the image has started.
             ChecksumUnexpected: the image is complete and no staged layer has this checksum.
-            ChecksumMismatch: no staged layer has this checksum.
+            ChecksumMismatch: no staged layer has this checksum, or its JSON no longer exists.
             StorageUnavailable: concurrent pushes of the image interfered too often.
         """
         if not checksum.payload and not checksum.tarsum:
@@ -371,8 +371,12 @@ class ImagePushes:
 
     def _publish(self, image_id: ImageId, staged: StagedLayer, actor: Actor, *, is_mirrored: bool) -> bool:
         """Publish a staged layer and commit the image; return False if the caller must retry with the new state."""
+        has_json = self._commits.has_json(image_id, staged.link.image_json)
         stored = self._commits.stored(image_id)
         if self._commits.committed(image_id) is not None:
+            return False
+        if not has_json:  # deleted because too many newer ones are pending
+            self._staged_layers.remove_record(staged)
             return False
         self._commits.protect(image_id, staged.link.digest)
         try:

@@ -261,6 +261,16 @@ class TestTheChecksum:
         pushes.put_checksum(IMAGE.id, IMAGE.checksum)
         assert IMAGE.payload == registry.images.get(IMAGE.id).payload
 
+    @pytest.mark.parametrize("is_tarsum", [False, True])
+    def test_does_not_match_if_too_many_newer_documents_have_displaced_its_json(self, waiting, registry, is_tarsum):
+        checksum = Checksum(None, tarsum(IMAGE.payload, [IMAGE.layer], max_bytes=None)) if is_tarsum else IMAGE.checksum
+        assert refusal(ChecksumMismatch, waiting.put_checksum, IMAGE.id, Checksum(None, "tarsum+sha256:" + "0" * 64))
+        for number in range(MAX_PENDING):
+            waiting.put_json(IMAGE.id, make(1, comment=str(number)).payload)
+        assert refusal(ChecksumMismatch, waiting.put_checksum, IMAGE.id, checksum)
+        push(registry, IMAGE)
+        assert IMAGE.payload == registry.images.get(IMAGE.id).payload
+
 
 class TestAnIdOf16Digits:
     def test_works_like_one_of_64(self, pushes, registry):
