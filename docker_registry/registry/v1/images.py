@@ -95,8 +95,8 @@ class Images:
         self._abandoned_after_seconds = abandoned_after_seconds
         self._now = now
         self._locks = KeyedLocks()
-        self._invalid: BoundedCache[tuple[ImageId, bool], tuple[Stat, tuple[str, ...]]] = BoundedCache(
-            _INVALID_BYTES, lambda state: _TEXT_BYTES * (4 + len(state[1]))
+        self._invalid: BoundedCache[tuple[ImageId, bool], tuple[Stat, Digest, tuple[str, ...]]] = BoundedCache(
+            _INVALID_BYTES, lambda state: _TEXT_BYTES * (5 + len(state[2]))
         )
 
     def exists(self, image_id: ImageId) -> bool:
@@ -332,14 +332,16 @@ class Images:
 
     def _verify_raw(self, image_id: ImageId, payload: bytes, *, is_finished: bool) -> LayerLink | None:
         """
-        Return the link of a raw layer; None if it is not valid. An invalid one is read only once, until it changes.
+        Return the link of a raw layer; None if it is not valid.
+
+        An invalid layer is read only once, until it, its checksums or the image's JSON change.
 
         Raises:
             ImageUnknown: there is no raw layer.
         """
         path, checksums = image_layout.layer(image_id), self._checksums(image_id)
         try:
-            state = (self._driver.stat(path), checksums)
+            state = (self._driver.stat(path), Digest.of(payload), checksums)
             if self._invalid.get((image_id, is_finished)) == state:
                 return None
             link = legacy_layers.verify(self._driver, path, payload, checksums, self._reader, is_finished=is_finished)

@@ -154,6 +154,15 @@ class TestALegacyLayer:
             assert [ImageUnfinished] * 4 == [type(request.exception()) for request in requests]
         assert [f"images/{IMAGE.text}/layer"] == reads
 
+    def test_does_not_match_damaged_json_until_that_is_restored(self, registry, driver):
+        store_raw(driver, IMAGE)
+        driver.put_content(f"images/{IMAGE.text}/json", IMAGE.payload + b" ")
+        for _ in range(2):
+            with pytest.raises(ImageUnfinished):
+                registry.images.find_layer(IMAGE.id)
+        driver.put_content(f"images/{IMAGE.text}/json", IMAGE.payload)
+        assert IMAGE.layer == pulled(registry, IMAGE)
+
     def test_of_an_interrupted_push_is_served_if_complete(self, registry, driver):
         store_raw(driver, IMAGE, in_progress=True)
         assert IMAGE.payload == registry.images.get(IMAGE.id).payload
