@@ -43,6 +43,7 @@ The errors of the registry.
     └── StorageError            an operation of the store failed
         ├── PathNotFound        the path does not exist
         ├── PathInvalid         the path violates the path grammar of drivers
+        ├── LinkBroken          a symbolic link leads to nothing, or out of the store
         ├── PreconditionFailed  a conditional put found another version
         ├── StorageFull         no space left, or over quota
         └── StorageUnavailable  temporarily unreachable; retrying may succeed
@@ -53,6 +54,8 @@ variable values are fields and become the ``detail``. This module is independent
 """
 
 from __future__ import annotations
+
+from collections.abc import Sequence
 
 
 class RegistryError(Exception):
@@ -334,6 +337,19 @@ class PathNotFound(StorageError):
 
 class PathInvalid(StorageError):
     """The storage path is invalid."""
+
+
+class LinkBroken(StorageError):
+    """A symbolic link leads to nothing, or out of the store."""
+
+    def __init__(self, sentence: str | None = None, *, path: str, others: Sequence[str] = ()) -> None:
+        """
+        Args:
+            path: a path at or below the link.
+            others: the paths of further broken links that a walk has found.
+        """
+        super().__init__(sentence, path=path)
+        self.paths = (path, *others)
 
 
 class PreconditionFailed(StorageError):

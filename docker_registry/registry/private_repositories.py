@@ -11,17 +11,20 @@ This module only reads which repositories are private, and also applies where AP
 
 from __future__ import annotations
 
+import logging
 import time
 from bisect import bisect_left
 from collections.abc import Callable, Iterable, Sequence
 
 from docker_registry.drivers.base import NO_FOLDER, StorageDriver
-from docker_registry.errors import NameInvalid
+from docker_registry.errors import LinkBroken, NameInvalid
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.access import Action, Repository
 from docker_registry.registry.actor import Principal
 from docker_registry.registry.listing_cache import ListingCache
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
+
+logger = logging.getLogger(__name__)
 
 #: Time for which entries are cached in memory if the driver cannot detect changes of a directory cheaply.
 _CACHE_SECONDS = 5.0
@@ -163,23 +166,30 @@ class PrivateRepositories:
         """
         Find all private repositories by walking the tree, rebuild their entries, and mark their images.
 
+        A broken symbolic link is only logged: what is behind it cannot be served. The next start walks the tree again.
+
         Returns:
             The number of private repositories.
         """
         private = {}
         is_empty = True
-        for stat in self.pace(self._driver.walk(layout.IMAGE_REPOSITORIES)):
-            is_empty = False
-            folder, _, file_name = stat.path.rpartition("/")
-            name = layout.read_image_repository_folder(folder) if file_name == "_private" else None
-            if name is not None:
-                private[str(name)] = name
+        is_whole = True
+        try:
+            for stat in self.pace(self._driver.walk(layout.IMAGE_REPOSITORIES)):
+                is_empty = False
+                folder, _, file_name = stat.path.rpartition("/")
+                name = layout.read_image_repository_folder(folder) if file_name == "_private" else None
+                if name is not None:
+                    private[str(name)] = name
+        except LinkBroken as error:
+            logger.warning("private repositories behind a broken link are found at the next start: %s", error)
+            is_whole = False
         self.forget()
         for text in self.pace({*private, *self.read_entries()}):
             self._settle_entry(private.get(text) or ImageRepositoryName.parse(text))
         if self.mark_images is not None:
             self.mark_images(private.values())
-            if not is_empty:  # walking an empty tree again is cheap, and a read should not write to it
+            if is_whole and not is_empty:  # walking an empty tree again is cheap, and a read should not write to it
                 self._driver.put_content(layout.PRIVATE_IS_COMPLETE, b"")
             self._are_images_marked = True
         self.forget()
@@ -193,7 +203,10 @@ class PrivateRepositories:
         Another worker may change both meanwhile, the file first, so the file is read again after the entry is written.
         """
         while True:
-            is_private = self._is_marked(name)
+            try:
+                is_private = self._is_marked(name)
+            except LinkBroken:  # keep the entry, if there is one
+                return
             if is_private:
                 self._driver.put_content(layout.private_entry(name), b"")
             else:

@@ -252,6 +252,23 @@ class TestABackup:
             Backup(MemoryDriver(), folder).run()
         assert (before, True) == (list(folder.walk()), folder.is_complete)
 
+    def test_reports_broken_links_and_keeps_what_it_has_of_content_behind_them(self, folder, tmp_path):
+        driver, lost = FileDriver(f"{tmp_path}/store"), RepositoryName("lost/app")
+        for name in (NAME, lost):
+            push(Registry(driver), b"content", name)
+        Backup(driver, folder).run()
+        kept = set(folder.walk(layout.repository(lost))) | {layout.tag_link(NAME, Tag("latest"))}
+        broken = (f"{layout.REPOSITORIES}/lost", f"{layout.tags(NAME)}/latest", f"{layout.ROOT}/stray", "images/stray")
+        driver.remove(broken[0])
+        driver.remove(broken[1])
+        push(Registry(driver), b"new", NAME, "new")
+        for path in (*broken, layout.upload(NAME, "stray")):
+            (tmp_path / "store" / path).parent.mkdir(exist_ok=True, parents=True)
+            (tmp_path / "store" / path).symlink_to("nothing")
+        assert set(broken) == {damage.path for damage in Backup(driver, folder).run().damaged}
+        assert kept | {layout.tag_link(NAME, Tag("new"))} <= set(folder.walk())
+        assert folder.is_complete
+
     def test_keeps_files_beside_it_and_has_keys_for_its_owner_only(self, folder, tmp_path):
         driver, keys = MemoryDriver(), (image_layout.TOKEN_KEY, f"{layout.AUTH}/signing-keys")
         (tmp_path / "copy").mkdir(mode=0o755)
@@ -577,7 +594,7 @@ class TestTheTreeOfAnOldServer:
                     assert docker.pull(repository, tag)
 
 
-def push(registry, note, name=NAME):
+def push(registry, note, name=NAME, tag="latest"):
     """Push an image with one layer, and return the digest of its manifest."""
     for content in (b"{}", note):
         registry.uploads.put(name, Digest.of(content), Content(content))
@@ -587,7 +604,7 @@ def push(registry, note, name=NAME):
     )
     payload = json.dumps({"schemaVersion": 2, "config": config, "layers": [layer]}).encode()
     media_type = "application/vnd.oci.image.manifest.v1+json"
-    return registry.manifest_pushes.put(name, Tag("latest"), payload, media_type).descriptor.digest
+    return registry.manifest_pushes.put(name, Tag(tag), payload, media_type).descriptor.digest
 
 
 class TestAPushDuringABackup:

@@ -766,11 +766,12 @@ DOMAIN = {
         "maintenance.backup_folder",
         "maintenance.copy_report",
         "maintenance.store_paths",
+        "maintenance.store_reader",
         "manifest_payload",
         "names",
         "store_removal",
-        "v1.image_layout",
     },
+    "maintenance.store_reader": {"maintenance.copy_report", "maintenance.store_paths"},
     "maintenance.backup_folder": {"layout", "maintenance.store_paths"},
     "maintenance.copy_report": {"names"},
     "maintenance.restoration": {

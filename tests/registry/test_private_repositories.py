@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
@@ -83,6 +84,23 @@ class TestTheSearchForPrivateRepositories:
         driver.at_end_of_walk = lambda: first.private_images.set_private(name, private=is_private)
         Registry(driver).private_repositories.adopt()
         assert ([str(name)] if is_private else []) == list(first.private_repositories.names())
+
+    def test_goes_on_after_broken_links_and_is_repeated(self, tmp_path, caplog):
+        driver = FileDriver(tmp_path)
+        registry = Registry(driver)
+        for name in ("secret", "lost", "open"):
+            driver.put_content(f"repositories/acme/{name}/tag_v1", b"a" * 64)
+            if name != "open":
+                driver.put_content(f"repositories/acme/{name}/_private", b"")
+        registry.private_repositories.adopt()
+        shutil.rmtree(tmp_path / "repositories/acme/lost")
+        for path in ("lost", "acme/lost", "acme/secret/tag_v2", "acme/open/tag_v2"):
+            (tmp_path / "repositories" / path).symlink_to("nothing")
+        driver.remove(layout.PRIVATE_IS_COMPLETE)
+        assert 1 == Registry(driver).private_repositories.adopt()
+        assert ["acme/lost", "acme/secret"] == list(Registry(driver).private_repositories.read_entries())
+        assert "leads to nothing" in caplog.text
+        assert not driver.exists(layout.PRIVATE_IS_COMPLETE)
 
 
 class TestAChange:

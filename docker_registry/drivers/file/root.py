@@ -25,7 +25,14 @@ from docker_registry import dependencies
 from docker_registry.concurrency import close_now
 from docker_registry.drivers.file import linux
 from docker_registry.drivers.paths import folders_above
-from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull, StorageUnavailable
+from docker_registry.errors import (
+    LinkBroken,
+    PathInvalid,
+    PathNotFound,
+    StorageError,
+    StorageFull,
+    StorageUnavailable,
+)
 
 #: Called with the descriptor of a changed folder.
 Sync = Callable[[int], None]
@@ -95,7 +102,7 @@ class Root:
         Open a file or folder.
 
         Raises:
-            StorageError: a symbolic link leads out of the root, or to nothing.
+            LinkBroken: a symbolic link leads out of the root, or to nothing.
         """
         location = self.locate(path)
         fd = open_without_symlinks(location, flags | DO_NOT_BLOCK)
@@ -110,13 +117,15 @@ class Root:
         try:
             fd = os.open(location, flags | DO_NOT_BLOCK)
         except FileNotFoundError:
-            if not all(map(os.path.exists, filter(os.path.islink, map(self.locate, folders_above(f"{path}/"))))):
-                raise StorageError("A symbolic link leads to nothing, such as an unmounted disk.", path=path) from None
+            for folder in folders_above(f"{path}/"):
+                if os.path.islink(self.locate(folder)) and not os.path.exists(self.locate(folder)):
+                    message = "A symbolic link leads to nothing, such as an unmounted disk."
+                    raise LinkBroken(message, path=folder) from None
             raise
         try:
             real = os.readlink(f"/proc/self/fd/{fd}")
             if real != self.root and not real.startswith(f"{self.root}/"):
-                raise StorageError("A symbolic link leads out of the store.", path=path)
+                raise LinkBroken("A symbolic link leads out of the store.", path=path)
         except BaseException:
             close_now(fd)
             raise

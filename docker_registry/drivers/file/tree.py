@@ -15,7 +15,7 @@ import os
 import re
 import stat
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import chain, islice
 from typing import BinaryIO, Final
 
@@ -34,7 +34,7 @@ from docker_registry.drivers.file.root import (
     translated,
 )
 from docker_registry.drivers.paths import check_path
-from docker_registry.errors import PathInvalid, PathNotFound, PreconditionFailed
+from docker_registry.errors import LinkBroken, PathInvalid, PathNotFound, PreconditionFailed
 
 #: The name that an NFS client gives to a removed file that is still open ("silly rename").
 _SILLY_RENAMED: Final = re.compile(r"\.nfs[0-9a-f]{16,}")
@@ -293,11 +293,22 @@ class FileReader(StorageDriver):
         return f"{found.st_ino}-{found.st_mtime_ns}-{found.st_ctime_ns}"
 
     def walk(self, path: str = "") -> Iterator[Stat]:
-        """See :class:`StorageDriver`."""
+        """
+        See :class:`StorageDriver`.
+
+        Raises:
+            LinkBroken: it has found broken symbolic links; raised after all files were yielded.
+        """
         found = self._tree.find(check_path(path, root=True))
         if found is None:
             return
-        yield from self._walk(path, {(found.st_dev, found.st_ino)}, _Progress())
+        progress = _Progress()
+        yield from self._walk(path, {(found.st_dev, found.st_ino)}, progress)
+        if progress.broken:
+            first, *others = progress.broken
+            raise LinkBroken(
+                first.sentence, path=first.paths[0], others=[path for each in others for path in each.paths]
+            )
 
     def is_shared(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
@@ -323,7 +334,11 @@ class FileReader(StorageDriver):
         except PathNotFound:
             return
         for child in children:
-            found = self._tree.find(child)
+            try:
+                found = self._tree.find(child)
+            except LinkBroken as error:
+                progress.broken.append(error)
+                continue
             if found is None:  # removed just now
                 continue
             folder = (found.st_dev, found.st_ino)
@@ -345,9 +360,11 @@ class _Progress:
 
     Attributes:
         fruitless_folders: folders that were listed since it has found a file.
+        broken: the symbolic links that it could not follow.
     """
 
     fruitless_folders: int = 0
+    broken: list[LinkBroken] = field(default_factory=list)
 
 
 # ----------------------------------------------------------------------------------- entries of folders, and files

@@ -18,11 +18,20 @@ from contextlib import suppress
 from typing import Final
 
 from docker_registry.drivers.base import Stat, StorageDriver
-from docker_registry.errors import ConfigError, DigestInvalid, ManifestInvalid, NameInvalid, PathInvalid, PathNotFound
+from docker_registry.errors import (
+    ConfigError,
+    DigestInvalid,
+    LinkBroken,
+    ManifestInvalid,
+    NameInvalid,
+    PathInvalid,
+    PathNotFound,
+)
 from docker_registry.registry import layout, manifest_payload, store_removal
 from docker_registry.registry.maintenance import store_paths
 from docker_registry.registry.maintenance.backup_folder import BackupFolder
 from docker_registry.registry.maintenance.copy_report import CopyReport, Progress, verified
+from docker_registry.registry.maintenance.store_reader import Snapshot, StoreReader
 from docker_registry.registry.names import Digest, RepositoryName
 
 #: Maximum attempts to read a repository whose manifests are deleted concurrently.
@@ -30,8 +39,6 @@ _MAX_ATTEMPTS: Final = 10
 
 #: The id of an image in a file of a repository of API V1.
 _IMAGE_ID: Final = re.compile(rb"[0-9a-f]{64}|[0-9a-f]{16}")
-
-Snapshot = dict[str, bytes]
 
 
 class Backup:
@@ -56,6 +63,7 @@ class Backup:
         self._folder = folder
         self._verify_all = verify_all
         self._report = CopyReport(progress)
+        self._reader = StoreReader(driver, self._report)
         self._blobs: dict[Digest, bool] = {}
 
     def run(self) -> CopyReport:
@@ -68,24 +76,26 @@ class Backup:
         """
         with self._folder.writing():
             self._check_store()
-            flags = self._read(store_paths.FLAGS)
-            v1_tags = self._read_below(layout.IMAGE_REPOSITORIES)
+            flags = self._reader.read(store_paths.FLAGS)
+            v1_tags = self._reader.read_below(layout.IMAGE_REPOSITORIES)
             self._folder.set_complete(is_complete=False)  # not before: a store that is lost must not spoil its backup
             names = set()
             for name in self._repositories(layout.REPOSITORIES):
                 names.add(str(name))
-                self._copy_repository(name)
-            image_folders = self._children(layout.IMAGES)
+                with self._reader.broken_links_reported():
+                    self._copy_repository(name)
+            image_folders = self._reader.children(layout.IMAGES)
             for folder in image_folders:
-                self._copy_image(folder)
+                with self._reader.broken_links_reported():
+                    self._copy_image(folder)
             other_files = self._read_other_files()
-            for file in self._driver.walk(layout.BLOBS):
+            for file in self._reader.walk(layout.BLOBS):
                 digest = store_paths.blob_digest(file.path)
                 if digest is not None:
                     self._copy_blob(digest)
             # Last, so that content pushed while a repository was private is not public in the backup.
-            private_markers = (file.path for file in self._driver.walk(layout.IMAGE_REPOSITORIES))
-            v1_tags |= self._read(path for path in private_markers if path.endswith("/_private"))
+            private_markers = (file.path for file in self._reader.walk(layout.IMAGE_REPOSITORIES))
+            v1_tags |= self._reader.read(path for path in private_markers if path.endswith("/_private"))
             self._remove_repositories(names)
             self._write(
                 v1_tags | other_files | flags,
@@ -110,7 +120,7 @@ class Backup:
     # ------------------------------------------------------------------------------------------ repositories
 
     def _repositories(self, path: str) -> Iterator[RepositoryName]:
-        children = self._children(path)
+        children = self._reader.children(path)
         name = _parse_name(path)
         if name is not None and any(child.rpartition("/")[2].startswith("_") for child in children):
             yield name
@@ -141,20 +151,23 @@ class Backup:
             for existing_path in self._folder.walk(layout.repository(name))
             if existing_path.removeprefix(f"{layout.repository(name)}/").startswith("_")
         ]
-        self._write(snapshot, existing)
+        # With a broken link, a tag or manifest may be missing whose copy is good.
+        self._write(snapshot, [] if self._reader.has_broken_links(layout.repository(name)) else existing)
 
     def _read_repository(self, name: RepositoryName) -> Snapshot:
         tags, revisions = layout.tags(name), layout.revisions(name)
-        snapshot = self._read([layout.back_references_complete(name)])
-        snapshot |= _without_marks(self._read_below(tags))
-        snapshot |= self._read_below(revisions)
-        folders = [path for path in self._children(layout.repository(name)) if path.rpartition("/")[2].startswith("_")]
+        snapshot = self._reader.read([layout.back_references_complete(name)])
+        snapshot |= _without_marks(self._reader.read_below(tags))
+        snapshot |= self._reader.read_below(revisions)
+        folders = [
+            path for path in self._reader.children(layout.repository(name)) if path.rpartition("/")[2].startswith("_")
+        ]
         for folder in sorted(folders, key=lambda path: path == layout.layers(name)):
             if folder == layout.manifests(name):
-                others = (file for file in self._driver.walk(folder) if not _is_in(file.path, tags, revisions))
-                snapshot |= self._read_files(file for file in others if not store_paths.is_flag(file.path))
+                others = (file for file in self._reader.walk(folder) if not _is_in(file.path, tags, revisions))
+                snapshot |= self._reader.read_files(file for file in others if not store_paths.is_flag(file.path))
             else:
-                snapshot |= self._read_below(folder)
+                snapshot |= self._reader.read_below(folder)
         return snapshot
 
     def _check_manifest(self, name: RepositoryName, digest: Digest, *, is_copied: bool) -> None:
@@ -190,11 +203,11 @@ class Backup:
     def _copy_image(self, path: str) -> None:
         marker = f"{path}/_inprogress"
         was_marked = self._driver.exists(marker)
-        files = list(self._driver.walk(path))
+        files = list(self._reader.walk(path))
         if was_marked and marker not in {file.path for file in files}:  # its push ended in between
-            files = list(self._driver.walk(path))
+            files = list(self._reader.walk(path))
         layers = [file for file in files if file.path == f"{path}/layer"]
-        snapshot = self._read_files(file for file in files if file not in layers)
+        snapshot = self._reader.read_files(file for file in files if file not in layers)
         digest = store_paths.layer_digest(snapshot.get(f"{path}/_blob", b""))
         has_blob = digest is not None and self._copy_blob(digest)
         for layer in layers:
@@ -274,6 +287,9 @@ class Backup:
         except DigestInvalid:
             self._report.add_damage(target, "the bytes are not those of the digest")
             return False
+        except LinkBroken as error:
+            self._report.add_damage(target, error.sentence)
+            return False
         return True
 
     def _read_blob(self, digest: Digest) -> Iterator[bytes]:
@@ -298,9 +314,9 @@ class Backup:
     def _read_other_files(self) -> Snapshot:
         """Read the files that belong to no repository, image or blob; the catalog last."""
         snapshot: Snapshot = {}
-        for path in sorted(self._children(layout.ROOT), key=lambda path: path == layout.CATALOG):
+        for path in sorted(self._reader.children(layout.ROOT), key=lambda path: path == layout.CATALOG):
             if path not in (layout.BLOBS, layout.REPOSITORIES):
-                snapshot |= self._read_below(path) or self._read([path])
+                snapshot |= self._reader.read_below(path) or self._reader.read([path])
         return {path: content for path, content in snapshot.items() if path not in store_paths.FLAGS}
 
     def _is_other_file(self, path: str) -> bool:
@@ -308,46 +324,15 @@ class Backup:
         is_of_store = _is_in(path, layout.ROOT, layout.IMAGE_REPOSITORIES)
         return is_of_store and not _is_in(path, layout.BLOBS, layout.REPOSITORIES)
 
-    def _read_below(self, path: str) -> Snapshot:
-        return self._read_files(self._driver.walk(path))
-
-    def _read_files(self, files: Iterator[Stat] | list[Stat]) -> Snapshot:
-        """Return the content of files; links named after their digest and empty files are not read."""
-        snapshot: Snapshot = {}
-        for file in files:
-            digest = store_paths.linked_digest(file.path)
-            if digest is not None:
-                snapshot |= {file.path: str(digest).encode()} if store_paths.belongs(file.path) else {}
-            elif file.size == 0 and store_paths.belongs(file.path):
-                snapshot[file.path] = b""
-            else:
-                snapshot |= self._read([file.path])
-        return snapshot
-
-    def _read(self, paths: Iterator[str] | list[str] | tuple[str, ...]) -> Snapshot:
-        snapshot: Snapshot = {}
-        for path in paths:
-            if store_paths.belongs(path):
-                content = self._driver.find(path)
-                if content is not None:
-                    snapshot[path] = content
-        return snapshot
-
     def _write(self, snapshot: Snapshot, existing: list[str]) -> None:
         """Replace existing files with a snapshot, in an order in which no file ever references a missing one."""
         for path in sorted(existing, key=store_paths.rank, reverse=True):
-            if path not in snapshot:
+            if path not in snapshot and not self._reader.is_broken(path):
                 self._folder.remove(path)
                 self._report.removed_files += 1
         for path in sorted(snapshot, key=store_paths.rank):
             content = snapshot[path]
             self._report.count(len(content) if self._folder.put(path, content) else None)
-
-    def _children(self, path: str) -> list[str]:
-        try:
-            return sorted(self._driver.list_directory(path))
-        except PathNotFound:
-            return []
 
 
 def _has_target(name: RepositoryName, tag: str, snapshot: Snapshot) -> bool:

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Final, Protocol
 
-from docker_registry.errors import NameInvalid
+from docker_registry.errors import LinkBroken, NameInvalid
 from docker_registry.registry.names import LIBRARY, ImageRepositoryName, RepositoryName
 from docker_registry.registry.private_repositories import PrivateRepositories
 from docker_registry.registry.repositories import Repositories
 from docker_registry.registry.search.index import Entry
 from docker_registry.resources.time_slices import TimeSlices
+
+logger = logging.getLogger(__name__)
 
 _PAGE_SIZE: Final = 1000
 
@@ -60,9 +63,8 @@ class SearchEntries:
         return Entry(name, private=self._is_private(name))
 
     def all(self) -> Iterator[Entry]:
-        """Yield every repository once."""
-        image_repositories = self._image_repositories.names() if self._image_repositories is not None else ()
-        for image_repository in self._pace(image_repositories):
+        """Yield every repository once, without those behind a broken symbolic link."""
+        for image_repository in self._pace(self._image_repository_names()):
             yield Entry(str(image_repository), private=self._private.is_private(image_repository))
         last = ""
         while True:
@@ -73,6 +75,14 @@ class SearchEntries:
             if not page.more:
                 return
             last = page.names[-1]
+
+    def _image_repository_names(self) -> Iterator[ImageRepositoryName]:
+        if self._image_repositories is None:
+            return
+        try:
+            yield from self._image_repositories.names()
+        except LinkBroken as error:
+            logger.warning("the search index lacks repositories: %s", error)
 
     def _is_image_repository(self, name: str) -> bool:
         # API V1 calls a name without a slash library/name and indexes it under that name.

@@ -11,10 +11,11 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import ImageUnknown
+from docker_registry.errors import ImageUnknown, LinkBroken
 from docker_registry.registry import events, layout, store_removal
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, ANONYMOUS_PUSH, Actor, Principal
@@ -137,9 +138,10 @@ class PrivateImages:
         if not candidates:
             return
         entries = set(self._private.read_entries())
-        for name in self._pace(self._repositories.names()):
-            if str(name) not in entries:
-                candidates -= self._ids(name)
+        with suppress(LinkBroken):  # the repositories behind it cannot be served
+            for name in self._pace(self._repositories.names()):
+                if str(name) not in entries:
+                    candidates -= self._ids(name)
         for image_id in self._pace(self._parsed(candidates)):
             self._put_missing(image_layout.private_image(image_id))
             layer = self._images.find_digest(image_id)
@@ -153,10 +155,18 @@ class PrivateImages:
                 if layer is not None:
                     store_removal.remove(self._driver, layout.private_layer(layer))
 
+    def _find(self, name: ImageRepositoryName, tag: Tag) -> ImageId | None:
+        try:
+            return self._tags.find(name, tag)
+        except LinkBroken:
+            return None
+
     def _ids(self, name: ImageRepositoryName) -> set[str]:
-        """Return the ids of all images of a repository."""
-        ids = self._repositories.image_ids(name)
-        found = (self._tags.find(name, Tag(tag)) for tag in self._pace(self._tags.names(name)))
+        """Return the ids of all images of a repository, except those that only broken symbolic links lead to."""
+        ids = set[str]()
+        with suppress(LinkBroken):
+            ids = self._repositories.image_ids(name)
+        found = (self._find(name, Tag(tag)) for tag in self._pace(self._tags.names(name)))
         tagged = {str(image_id) for image_id in found if image_id is not None}
         for image_id in self._parsed(tagged - ids):  # lists of images already contain the ancestors
             ids.update(self._below(image_id))

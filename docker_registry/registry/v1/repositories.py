@@ -20,6 +20,7 @@ from docker_registry.errors import (
     ImagesUnknown,
     ImageUnknown,
     JsonInvalid,
+    LinkBroken,
     PathNotFound,
     PreconditionFailed,
     StorageUnavailable,
@@ -205,11 +206,23 @@ class ImageRepositories:
         events.announce(events.repository_deleted, self._driver, actor, name=name)
 
     def names(self) -> Iterator[ImageRepositoryName]:
-        """Yield all repositories; needs one folder listing for each namespace."""
+        """
+        Yield all repositories; needs one folder listing for each namespace.
+
+        Raises:
+            LinkBroken: a namespace is a broken symbolic link; raised after all other repositories were yielded.
+        """
+        broken = None
         for namespace in self._list(layout.IMAGE_REPOSITORIES):
-            paths = self._json_budget.pace(self._list(namespace))
+            try:
+                paths = self._json_budget.pace(self._list(namespace))
+            except LinkBroken as error:
+                broken = error
+                continue
             found = {layout.read_image_repository_folder(path): None for path in paths}
             yield from (name for name in found if name is not None)
+        if broken is not None:
+            raise broken
 
     # ------------------------------------------------------------------------------------------------- steps
 

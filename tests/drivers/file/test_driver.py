@@ -19,6 +19,7 @@ from docker_registry.drivers.file import FileDriver, linux, root, sync
 from docker_registry.drivers.file.root import RESERVED
 from docker_registry.drivers.testing import DriverSuite
 from docker_registry.errors import (
+    LinkBroken,
     PathInvalid,
     PathNotFound,
     PreconditionFailed,
@@ -174,11 +175,24 @@ class TestALinkToNothing:
         for path, read in [(path, read) for path in ("a/link", "a/link/b/c") for read in reads]:
             with pytest.raises(StorageError, match="leads to nothing"):
                 read(path)
-        for walked in ("a", "a/link/b"):
-            with pytest.raises(StorageError, match="leads to nothing"):
-                list(driver.walk(walked))
+        with pytest.raises(LinkBroken, match="leads to nothing"):
+            list(driver.walk("a/link/b"))
         driver.put_content("a/link", b"new")
         assert b"new" == driver.get_content("a/link")
+
+
+class TestAWalk:
+    def test_raises_an_error_for_broken_links_after_all_files(self, driver, store):
+        for name in "ac":
+            driver.put_content(f"x/{name}/file", b"")
+            (store / "x" / name / "broken").symlink_to("nothing")
+        (store / "x" / "b").symlink_to("/tmp")
+        found = set()
+        with pytest.raises(LinkBroken) as raised:
+            for stat in driver.walk("x"):
+                found.add(stat.path)
+        assert {"x/a/file", "x/c/file"} == found
+        assert {"x/a/broken", "x/b", "x/c/broken"} == set(raised.value.paths)
 
 
 class TestForeignEntries:
