@@ -36,7 +36,7 @@ class Requirement(Enum):
     """
     What a route without a repository requires.
 
-    ``CREDENTIALS`` may be a token of an anonymous client, which anyone gets; a ``LOGIN`` is that of a user or robot.
+    ``CREDENTIALS`` may be a token that anyone gets; a ``LOGIN`` names a user, a robot or a workload.
     ``LISTING`` requires that the client could pull something; the response shows what it may pull.
     """
 
