@@ -15,7 +15,6 @@ from docker_registry.errors import StorageError
 
 if TYPE_CHECKING:
     from docker_registry.config.schema import Config
-    from docker_registry.services import Services
 
 logger = logging.getLogger(__name__)
 
@@ -106,7 +105,7 @@ def check(config: Config) -> Summary:
             built.probe_store()
         except StorageError as error:
             raise StorageError(f"The store cannot be used: {error}") from None
-        _warn_without_redis(built)
+        _warn_without_redis(config)
         return Summary(
             version=__version__,
             flavor=config.flavor,
@@ -118,12 +117,18 @@ def check(config: Config) -> Summary:
         )
 
 
-def _warn_without_redis(built: Services) -> None:
-    if built.diff_queue is not None:
-        try:
-            built.diff_queue.ping()
-        except StorageError as error:  # the server works, but computes no diffs in advance
-            logger.warning("cache: %s", error)
+def _warn_without_redis(config: Config) -> None:
+    from docker_registry import services
+
+    queue = services.open_diff_queue(config)  # in the Redis that hosts share, for API V2 too
+    if queue is None:
+        return
+    try:
+        queue.ping()
+    except StorageError as error:  # the server works without it
+        logger.warning("cache: %s", error)
+    finally:
+        queue.close()
 
 
 def _private_visible_to(config: Config) -> str:

@@ -119,8 +119,12 @@ class TestAWorker:
             assert '"logger": "docker_registry.cli.diff_worker"' in process.log.read_text()
             assert "traceback" not in process.log.read_text().lower()
 
-    def test_is_warned_of_unreachable_redis_by_the_check(self, tmp_path):
-        elsewhere = {"CACHE_REDIS_HOST": "127.0.0.1", "CACHE_REDIS_PORT": str(processes.free_port())}
+    def test_and_a_server_of_api_v2_alone_are_warned_of_unreachable_redis_by_the_check(self, tmp_path):
+        elsewhere = {
+            "REGISTRY_V1": "false",
+            "CACHE_REDIS_HOST": "127.0.0.1",
+            "CACHE_REDIS_PORT": str(processes.free_port()),
+        }
         checked = run_command("check", STORAGE_PATH=str(tmp_path), REGISTRY_HOST="127.0.0.1", **elsewhere)
         assert (0, True) == (checked.returncode, "cache: Redis cannot be reached" in checked.stderr)
 
