@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable
+from contextlib import suppress
 from typing import Final
 
 import gevent
@@ -82,14 +83,14 @@ class Health:
 
     def _try(self) -> str:
         """Return why a probe failed; empty if it succeeded."""
-        attempt = self._attempt
-        if attempt is None or attempt.ready():
-            attempt = self._attempt = gevent.spawn(self._attempt_once)
-        attempt.join(PROBE_SECONDS)
-        if attempt.ready():
-            return str(attempt.value)
-        # A read that hangs in a native thread goes on, and the next probe waits for the same one.
-        attempt.kill(block=False)
+        with suppress(gevent.Timeout), gevent.Timeout(PROBE_SECONDS):
+            if self._attempt is not None:  # its read hangs in a native thread, which cannot be stopped
+                self._attempt.join()
+            self._attempt = gevent.spawn(self._attempt_once)
+            self._attempt.join()
+            return str(self._attempt.value)
+        if self._attempt is not None:
+            self._attempt.kill(block=False)
         return f"no response within {PROBE_SECONDS:.0f} seconds"
 
     def _attempt_once(self) -> str:

@@ -83,20 +83,28 @@ class TestAWorker:
         services.health.check()
         assert [200, 200, 200, 200] == statuses()
 
-    def test_is_not_ready_while_a_read_hangs_in_a_native_thread(self):
+    @pytest.mark.parametrize("seconds", [50, 0.05])  # without an end, and with an error after the time limit
+    def test_is_not_ready_while_reads_hang_in_a_native_thread(self, seconds):
         program = """
+import sys
+
 from docker_registry.concurrency import run_in_thread
+from docker_registry.errors import StorageUnavailable
 from docker_registry.http import health
 
+def read():
+    run_in_thread(native_sleep, float(sys.argv[1]))
+    raise StorageUnavailable
+
 health.PROBE_SECONDS = health.STARTUP_PROBE_SECONDS = 0.02
-worker = health.Health(lambda: run_in_thread(native_sleep, 50))
+worker = health.Health(read)
 gevent.spawn(worker.watch)
 with gevent.Timeout(5):
     while not worker.problems():
         gevent.sleep(0.02)
 print(*worker.problems())
 """
-        assert ["storage"] == under_gevent(program, errors=True)
+        assert ["storage"] == under_gevent(program, str(seconds), errors=True)
 
     def test_is_ready_with_a_store_that_is_full(self, services, store, statuses):
         store.is_full = True
