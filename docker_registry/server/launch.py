@@ -181,15 +181,20 @@ def check_log_files(environ: Mapping[str, str]) -> None:
     for name, text in (("GUNICORN_ERROR_LOG_FILE", options.errorlog), ("GUNICORN_ACCESS_LOG_FILE", options.accesslog)):
         if text in (None, "-"):
             continue
-        path, problem = Path(text).absolute(), None
-        if path.is_dir():
-            problem = "it is a folder"
-        elif not path.parent.is_dir():
-            problem = f"there is no folder {path.parent}"
-        elif not os.access(path if path.exists() else path.parent, os.W_OK):
-            problem = "permission denied"
-        if problem:
+        path = Path(text).absolute()
+        if problem := _why_unwritable(path):
             raise ConfigError(f"{name}: {path} cannot be written: {problem}.")
+
+
+def _why_unwritable(path: Path) -> str | None:
+    try:
+        if path.is_dir():
+            return "it is a folder"
+        if not path.parent.is_dir():
+            return f"there is no folder {path.parent}"
+        return None if os.access(path if path.exists() else path.parent, os.W_OK) else "permission denied"
+    except OSError as error:  # a folder above it must not be searched, or the name is too long
+        return error.strerror
 
 
 def read_options(environ: Mapping[str, str]) -> Any:

@@ -188,6 +188,7 @@ class TestTheEnvironment:
             ("GUNICORN_USER", "no-such-user"),
             ("GUNICORN_ACCESS_LOG_FILE", "/nowhere/access.log"),
             ("GUNICORN_ERROR_LOG_FILE", "/"),
+            ("GUNICORN_ERROR_LOG_FILE", f"/{'a' * 256}/error.log"),
         ],
     )
     def test_must_be_valid(self, run, name, value):
