@@ -147,13 +147,15 @@ def create_store_folder(folder: Path, uid: int, gid: int) -> None:
 
 def check_options(environ: Mapping[str, str], tls: TlsSettings) -> None:
     """
+    Check gunicorn's options and the files of TLS; an expired certificate is only warned about.
+
     Raises:
         ConfigError: gunicorn rejects its configuration file or an option in ``GUNICORN_OPTS``, or could serve no
             connection with it; or the files of *tls* cannot be used.
     """
     from gunicorn.sock import ssl_context
 
-    from docker_registry.server.tls import make_context
+    from docker_registry.server.tls import make_context, warn_if_expired
 
     options = read_options(environ)
     for name, value in (("workers", options.workers), ("worker-connections", options.worker_connections)):
@@ -163,6 +165,7 @@ def check_options(environ: Mapping[str, str], tls: TlsSettings) -> None:
         raise ConfigError("Set either tls.certificate or --certfile in GUNICORN_OPTS, not both.")
     if tls.certificate is not None:
         make_context(tls)
+        warn_if_expired(tls.certificate)
     elif options.is_ssl:
         try:
             ssl_context(options)

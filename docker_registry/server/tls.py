@@ -89,7 +89,6 @@ def make_context(settings: TlsSettings) -> ssl.SSLContext:
         raise ConfigError(
             f"tls.certificate: {certificate} with the key {key} is not a usable pair of PEM files: {_reason(error)}."
         ) from None
-    _warn_if_expired(certificate)
     if settings.client_ca is not None:
         try:
             context.load_verify_locations(settings.client_ca)
@@ -102,12 +101,13 @@ def make_context(settings: TlsSettings) -> ssl.SSLContext:
     return context
 
 
-def _warn_if_expired(certificate: Path) -> None:
-    from cryptography import x509  # takes long to import, and only TLS needs it
+def warn_if_expired(certificate: Path) -> None:
+    """Log a warning if a certificate has expired; called by the check of a start, not by each worker."""
+    from cryptography import x509  # takes time and memory, which workers without users need not spend
 
     try:
         end = x509.load_pem_x509_certificate(certificate.read_bytes()).not_valid_after_utc
-    except (OSError, ValueError):  # replaced meanwhile, or in a form that only OpenSSL reads
+    except (OSError, ValueError, x509.InvalidVersion):  # replaced meanwhile, or in a form that only OpenSSL reads
         return
     if end < datetime.now(timezone.utc):
         logger.warning("tls.certificate: %s expired on %s; clients refuse it", certificate, end.date())

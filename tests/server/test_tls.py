@@ -238,6 +238,14 @@ class TestUnusableFiles:
         with pytest.raises(ConfigError, match="--certfile and --keyfile cannot be used"):
             launch.check_options({"GUNICORN_OPTS": options.format(key=key)}, settings(None))
 
+    def test_include_no_expired_certificate_of_which_only_the_check_warns(self, tmp_path, caplog):
+        launch.check_options({}, settings(*Authority(tmp_path).issue("one")))
+        expired = settings(*Authority(tmp_path).issue("old", days=-1))
+        make_context(expired)
+        assert not caplog.messages
+        launch.check_options({}, expired)
+        assert ["old.crt expired on" in message for message in caplog.messages] == [True]
+
     def test_are_an_error_without_a_certificate(self):
         with pytest.raises(ConfigError, match=r"tls\.key has no effect without tls\.certificate"):
             load_config({"REGISTRY_TLS_KEY": "/etc/key.pem"})
@@ -257,9 +265,3 @@ class TestTheContext:
         certificate, key = Authority(tmp_path).issue("one")
         certificate.write_bytes(key.read_bytes() + certificate.read_bytes())
         make_context(settings(certificate))
-
-    def test_of_an_expired_certificate_is_made_with_a_warning(self, tmp_path, caplog):
-        make_context(settings(*Authority(tmp_path).issue("one")))
-        assert not caplog.messages
-        make_context(settings(*Authority(tmp_path).issue("old", days=-1)))
-        assert ["old.crt expired on" in message for message in caplog.messages] == [True]
