@@ -69,6 +69,7 @@ class RegistryArbiter(Arbiter):  # type: ignore[misc]
         self._is_reloading = False
         self._terminated: WeakSet[Any] = WeakSet()
         self._start_again_at = 0.0  # on the monotonic clock
+        self._outdated_age = 0  # workers up to this age have an earlier configuration
 
     def reload(self) -> None:
         """
@@ -81,6 +82,7 @@ class RegistryArbiter(Arbiter):  # type: ignore[misc]
             self.log.error("Not reloaded: the server cannot start with this configuration. The workers keep theirs.")
             return
         self._is_reloading = True
+        self._outdated_age = self.worker_age
         try:
             with suppress(_Reloaded):
                 super().reload()
@@ -89,11 +91,12 @@ class RegistryArbiter(Arbiter):  # type: ignore[misc]
 
     def manage_workers(self) -> None:
         """Start missing workers; stop surplus ones, the oldest first, once the others accept connections."""
-        serving = [worker for worker in self.WORKERS.values() if worker not in self._terminated]
         if time.monotonic() >= self._start_again_at:
-            for _ in range(self.num_workers - len(serving)):  # gunicorn would wait for the end of those told to stop
+            # gunicorn would wait for the end of those told to stop, and keep old ones if a reload could start too few.
+            current = [worker for worker in self._remaining() if worker.age > self._outdated_age]
+            for _ in range(self.num_workers - len(current)):
                 self.spawn_worker()
-        if len(serving) > self.num_workers:
+        if len(self._remaining()) > self.num_workers:
             self._await_new_workers()
         if len(self.WORKERS) >= self.num_workers:  # otherwise gunicorn would start the missing ones now
             super().manage_workers()
@@ -140,6 +143,10 @@ class RegistryArbiter(Arbiter):  # type: ignore[misc]
                 return
             self._terminated.add(worker)
         super().kill_worker(pid, sig)
+
+    def _remaining(self) -> list[Any]:
+        """Return the workers that have not been told to stop."""
+        return [worker for worker in self.WORKERS.values() if worker not in self._terminated]
 
     def _await_new_workers(self) -> None:
         deadline = time.monotonic() + _START_SECONDS
