@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import logging
+from dataclasses import replace
+
 import pytest
 
 from docker_registry import housekeeping, services
@@ -96,7 +99,9 @@ def test_takes_the_steps_after_one_that_fails(caplog):
     driver.full_later = False
     driver.unreadable = layout.uploads(None)
     assert ["uploads"] == remaining_after_a_run(driver)
-    (record,) = [each for each in caplog.records if each.name == housekeeping.__name__]
+    (record,) = [
+        each for each in caplog.records if each.name == housekeeping.__name__ and each.levelno >= logging.WARNING
+    ]
     assert "housekeeping failed and will be retried" in record.getMessage()
 
 
@@ -143,6 +148,10 @@ def test_does_not_confuse_the_search_indexes_of_hosts_that_have_sqlite_files_at_
         identities.append(search_identity(config))
     assert identities[0] == identities[2] != identities[1]
     assert ["search.db-identity"] == [path.name for path in (tmp_path / "a").iterdir()]
+    (tmp_path / "c").mkdir()
+    monkeypatch.chdir(tmp_path / "c")
+    search_identity(replace(config, search_backend=""))
+    assert [] == list((tmp_path / "c").iterdir())
 
 
 def test_fills_the_new_search_index_of_each_host(tmp_path, monkeypatch):

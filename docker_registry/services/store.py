@@ -28,6 +28,7 @@ from docker_registry.drivers.cache.driver import CachedDriver
 from docker_registry.drivers.cache.leased import LeasedCache
 from docker_registry.drivers.measured import MeasuredDriver, StorageTimes
 from docker_registry.drivers.store_identity import StoreIdentity
+from docker_registry.registry.search.backends import SQLALCHEMY
 
 if TYPE_CHECKING:
     from redis import Redis
@@ -74,7 +75,8 @@ def search_identity(config: Config) -> str:
     """
     database = search_database(config)
     host = socket.gethostname() if database == _TEMPORARY_DATABASE else ""
-    if config.sqlalchemy_index_database and (path := _SQLITE_FILE.match(database)) is not None:
+    is_named = config.search_backend == SQLALCHEMY and config.sqlalchemy_index_database
+    if is_named and (path := _SQLITE_FILE.match(database)) is not None:
         host = _file_identity(Path(path[1]))
     return f"{config.search_backend} {re.sub('//.*@', '//', database)} {host}"
 
