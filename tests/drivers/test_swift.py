@@ -6,6 +6,7 @@ import contextlib
 import socket
 import threading
 import time
+from types import SimpleNamespace
 
 import pytest
 import requests
@@ -156,8 +157,9 @@ class TestTheSweep:
     def test_keeps_files_that_listings_do_not_show_for_a_time(self, driver, swift, options, large, monkeypatch):
         driver.stream_write("a", [large])
         driver.move("a", "b")
-        kept, entries = segments(swift, options), driver._objects.entries
-        time.sleep(1.1)
+        kept, entries, now = segments(swift, options), driver._objects.entries, time.time()
+        clock = SimpleNamespace(time=lambda: now + 2)
+        monkeypatch.setattr("docker_registry.drivers.swift.segments.time", clock)
         with monkeypatch.context() as patch:
             patch.setattr(
                 driver._objects,
@@ -170,7 +172,7 @@ class TestTheSweep:
         assert kept == segments(swift, options)
         driver.remove("b")
         assert 0 == driver.remove_leftovers(1)
-        time.sleep(1.1)
+        clock.time = lambda: time.time() + 2
         assert 1 == driver.remove_leftovers(1)
         assert [] == segments(swift, options)
 

@@ -105,8 +105,7 @@ class Segments:
         for _ in range(2):
             if unreferenced:
                 unreferenced -= self._referenced(list_everything())
-        for identity in marked.keys() - unreferenced:
-            self._container.delete_all([self._mark(identity)])
+        self._container.delete_all([self._mark(identity) for identity in marked.keys() - unreferenced])
         deleted = 0
         for identity in unreferenced:
             if delay_seconds > 0 and identity not in marked:
