@@ -648,6 +648,7 @@ DOMAIN = {
         "listing_cache",
         "mirror.remotes",
         "mirror.responses",
+        "mirror.stale",
         "names",
     },
     "mirror.tag_records": {"layout", "listing_cache", "names", "store_removal", "stored_document"},

@@ -25,6 +25,7 @@ from docker_registry.registry.json_scanner import Kind
 from docker_registry.registry.listing_cache import Page, cut
 from docker_registry.registry.mirror.remotes import Remote
 from docker_registry.registry.mirror.responses import MAX_MANIFEST_BYTES, MAX_MANIFEST_SECONDS, network_errors
+from docker_registry.registry.mirror.stale import STALE_SECONDS
 from docker_registry.registry.names import is_tag
 from docker_registry.resources.memory_budget import JsonBudget, MemoryBudget
 
@@ -44,6 +45,9 @@ MAX_PAGES: Final = 100
 #: Memory for whole lists, and for each tag besides its characters.
 _REMEMBERED_BYTES: Final = 16 * 1024 * 1024
 _TAG_BYTES: Final = 60
+
+#: Memory for which lists could not be read.
+_FAILURES_BYTES: Final = 1024 * 1024
 
 #: Memory for whole lists that are being read, and for each byte that the upstream sends.
 _READING_BYTES: Final = 32 * 1024 * 1024
@@ -97,6 +101,7 @@ class TagLists:
         # Not of the JSON budget: an upstream that sends slowly must not keep other documents waiting.
         self._reading = MemoryBudget(_READING_BYTES)
         self._lists: BoundedCache[tuple[str, str], _List] = BoundedCache(_REMEMBERED_BYTES, lambda one: one.size_bytes)
+        self._retry_at: BoundedCache[tuple[str, str], float] = BoundedCache(_FAILURES_BYTES)
         self._page_sizes: dict[str, int] = {}  # by the names of upstreams that have refused longer pages
 
     def page(self, remote: Remote, count: int, last: str) -> Page | None:
@@ -163,8 +168,19 @@ class TagLists:
         Return all tags of a list, in ASCII order.
 
         Raises:
-            UpstreamError: a page cannot be read, or they do not arrive in time.
+            UpstreamError: a page cannot be read, or they do not arrive in time, or did not a moment ago: requests that
+                have waited for this one do not each try in turn.
         """
+        key = remote.upstream.name, remote.path
+        if self._now() < (self._retry_at.get(key) or 0):
+            raise UpstreamError("The list of tags of the upstream registry could not be read.", upstream=key[0])
+        try:
+            return self._read_pages(remote)
+        except UpstreamError:
+            self._retry_at.put(key, self._now() + STALE_SECONDS)
+            raise
+
+    def _read_pages(self, remote: Remote) -> Sequence[str]:
         names, read, size = set[str](), set[str](), 0
         upstream = remote.upstream.name
         with self._reading.reserve(0) as reserved, network_errors(upstream), deadline(MAX_MANIFEST_SECONDS):

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import time
 from urllib.parse import parse_qs, urlsplit
 
 import pytest
 
 from docker_registry.registry import layout
+from docker_registry.registry.mirror.stale import STALE_SECONDS
 from docker_registry.registry.names import Digest, RepositoryName
 from tests.registry.mirror.conftest import NAME, THERE
 from tests.support.clients.v2 import OCI_INDEX, OCI_MANIFEST, digest_of, encoded
@@ -162,6 +164,15 @@ class TestTags:
         upstream.contents[TAGS] = page
         assert 2 == len(mirrored.get("tags/list?n=2").json["tags"])
         assert [0] * 4 == used
+
+    def test_of_a_list_that_could_not_be_read_are_asked_for_again_later(self, mirrored, upstream):
+        pages = {"": tags(["b", "a"], f"/v2/{TAGS}?n=2&last=a")}
+        upstream.contents[TAGS] = lambda headers: pages.get(query_of(upstream)[1], Answer(status=500))
+        assert [404, 404] == [mirrored.get("tags/list").status_code for _ in range(2)], "no tag is here"
+        assert 3 + 1 == len(upstream.requests)
+        mirrored.services.registry.sources.tags[-1]._lists._now = lambda: time.monotonic() + STALE_SECONDS
+        pages["a"] = tags(["c"])
+        assert ["a", "b", "c"] == mirrored.get("tags/list").json["tags"]
 
     def test_of_an_endless_list_are_cut(self, mirrored, upstream, caplog):
         names = ["b", "a"]
