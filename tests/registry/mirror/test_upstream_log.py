@@ -114,10 +114,11 @@ def test_what_could_not_be_published_is_published_later(upstream):
 
 @pytest.mark.parametrize("is_token_server", [False, True])
 def test_a_host_that_an_upstream_names_and_that_cannot_be_resolved_is_reported(mirrored, upstream, is_token_server):
+    url = f"http://{'.'.join(['a' * 60] * 5)}/"  # too long for DNS, so that no name server has to answer
     if is_token_server:
-        Hub(upstream).realm = "http://token.invalid/"
+        Hub(upstream).realm = url
     else:
-        upstream.contents[f"{THERE}/manifests/v1"] = Answer(status=307, headers={"Location": "http://blobs.invalid/"})
+        upstream.contents[f"{THERE}/manifests/v1"] = Answer(status=307, headers={"Location": url})
     assert 503 == mirrored.get("manifests/v1").status_code
     reason = mirrored.services.mirror.client("up.example").connection.reachability.reason
     assert "its name cannot be resolved" == reason
