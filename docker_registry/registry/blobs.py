@@ -386,8 +386,8 @@ def _parse_alias(content: bytes) -> tuple[str, str]:
     """
     Return the size, in digits, and the path that an alias file gives for the bytes of a blob.
 
-    Both are empty if the file is missing or damaged, such as by a path outside of the layers of API V1, and of the
-    uncompressed copies that earlier versions used too.
+    Both are empty if the file is missing or damaged, for example if the path is neither that of a layer of API V1 nor
+    that of an uncompressed copy, which earlier versions used too.
     """
     size, _, path = content.decode("utf-8", "replace").partition(" ")
     try:

@@ -73,8 +73,8 @@ class UpstreamSession(Session):
         """
         Args:
             via: returns the name of this registry in Via headers.
-            verify: whether to verify certificates, or the path of the authorities for them. Servers that may not
-                receive the certificate of this registry may also have one of a public authority.
+            verify: whether to verify certificates, or the path of the authorities for them. For servers that may not
+                receive the certificate of this registry, public authorities are trusted as well.
             client_cert: path of a certificate and its key, for the servers that may receive it.
             timeout_seconds: how long a server may send nothing.
             max_connections: idle connections to each host that are kept open.
@@ -133,7 +133,8 @@ class UpstreamAdapter(HTTPAdapter):
     def __init__(self, authorities: str | None, **options: Any) -> None:
         """
         Args:
-            authorities: path of further authorities for servers that are not verified by these alone.
+            authorities: PEM file of authorities; servers for which it is not the only one are verified by the public
+                authorities and by these. None if there is no such file.
             options: see :class:`HTTPAdapter`.
         """
         self._authorities = authorities
@@ -146,7 +147,7 @@ class UpstreamAdapter(HTTPAdapter):
         host, options = super().build_connection_pool_key_attributes(request, verify, cert)
         if self._authorities is None or verify in (False, self._authorities):
             return host, options
-        # In a text, authorities must be ASCII, unlike the comments between them.
+        # ssl accepts a text of certificates only if it is ASCII, but the comments between them need not be.
         text = Path(self._authorities).read_text("ascii", "ignore")
         # Some versions of requests share one SSL context, which must not get these authorities.
         return host, {**options, "ssl_context": None, "ca_cert_data": text}

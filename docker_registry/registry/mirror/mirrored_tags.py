@@ -74,7 +74,7 @@ class MirroredTags:
         if remote is None:
             return None
         record = self._records.find(name, tag)
-        if record is None and self._remotes.is_absent(name, tag):  # found out before a lease is written to the store
+        if record is None and self._remotes.is_absent(name, tag):  # checked before a lease is written
             return None
         if not self._is_fresh(record, remote):
             with self._locks.hold((str(name), str(tag))):

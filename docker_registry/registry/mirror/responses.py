@@ -40,7 +40,7 @@ BLOCK_BYTES: Final = 256 * 1024
 MIN_BYTES_PER_SECOND: Final = 1024
 PROGRESS_SECONDS: Final = 60.0
 
-#: Longest body that is read although it is not wanted.
+#: Longest unwanted body that is read, so that the connection can be reused.
 _MAX_SKIPPED_BYTES: Final = 4096
 
 #: Status of a response to a request with a Range.
@@ -172,7 +172,7 @@ class Progress:
     """
     Checks that an upstream does not occupy a connection for ever by sending a few bytes now and then.
 
-    The time in which no bytes are wanted, as the client or the store is slow, does not count.
+    Only the time spent waiting for the upstream counts, not that in which the client or the store is slow.
     """
 
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
@@ -186,7 +186,7 @@ class Progress:
 
     def watch(self, receive: Callable[[], bytes]) -> bytes:
         """
-        Receive bytes.
+        Return what *receive* returns, and count its bytes and the time that it takes.
 
         Raises:
             UpstreamTimeout: there were too few in the last :data:`PROGRESS_SECONDS`.
