@@ -133,8 +133,8 @@ class UpstreamAdapter(HTTPAdapter):
     def __init__(self, authorities: str | None, **options: Any) -> None:
         """
         Args:
-            authorities: PEM file of authorities; servers for which it is not the only one are verified by the public
-                authorities and by these. None if there is no such file.
+            authorities: PEM file of private authorities, or None. They are trusted besides the public ones by requests
+                that are not verified by this file alone.
             options: see :class:`HTTPAdapter`.
         """
         self._authorities = authorities

@@ -11,12 +11,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Final, Protocol
 from urllib.parse import urlencode, urlsplit
 
 from docker_registry.concurrency import KeyedLocks
-from docker_registry.errors import UpstreamDenied, UpstreamError
+from docker_registry.errors import UpstreamDenied, UpstreamError, UpstreamUnavailable
 from docker_registry.registry.bounded_cache import BoundedCache
 from docker_registry.registry.mirror import hosts
 from docker_registry.registry.mirror.challenge import Challenge, parse_challenges
@@ -159,7 +160,10 @@ class Authenticator:
         try:
             return self._ask(url, {"Authorization": login.header}, MAX_TOKEN_BYTES)
         except UpstreamDenied:
-            renewed = login if is_rejected else self._credentials.get(renew=True)
+            renewed = login
+            if not is_rejected:
+                with suppress(UpstreamUnavailable):  # access is denied nevertheless
+                    renewed = self._credentials.get(renew=True)
             if renewed == login:
                 raise
         return self._ask(url, {"Authorization": renewed.header}, MAX_TOKEN_BYTES)

@@ -250,6 +250,9 @@ class TestAPassword:
         assert {200} == pull(mirrored)
         assert [BASIC] == [authorization for _, authorization in hub.queries]
         assert "\n" * 3 == (tmp_path / "runs").read_text()
+        hub.issue = lambda headers: Answer(status=401)
+        secret.unlink()
+        assert 502 == mirrored.get("manifests/v1", "up.example/other").status_code, "denied, although the helper fails"
 
     def test_that_everyone_may_use_is_warned_of(self, open_mirror, caplog):
         open_mirror(**LOGIN).services.check_start()
