@@ -21,9 +21,9 @@ def unused_variables(environ: Mapping[str, str]) -> list[str]:
     Raises:
         ConfigError: the configuration file cannot be read or used.
     """
-    flavor = flavors.read_flavor(environ)
-    if flavor.name == distribution.FLAVOR:
+    if distribution.is_distribution(flavors.read_tree(flavors.locate(environ))):
         return []
+    flavor = flavors.read_flavor(environ)
     sample = set(_named(flavors.read(flavors.folder() / flavors.SAMPLE))) | distribution.SERVER | {"REGISTRY_PORT"}
     used = set(_named(flavor.tree)) | distribution.SERVER
     own = {name for name in environ if name.startswith(_PREFIX) and not distribution.KUBERNETES.match(name)}

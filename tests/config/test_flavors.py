@@ -55,6 +55,14 @@ class TestAVariable:
         environ |= {"REGISTRY_MY_PASSWORD": "c", "DOCKER_REGISTRY_CONFIG": str(tmp_path / "own.yml")}
         assert ["REGISTRY_AUTH_RULES", "STORAGE_PATH"] == [each.split()[0] for each in unused_variables(environ)]
 
+    def test_beside_a_file_of_distribution_is_reported_once(self, path, caplog):
+        path.write_text("version: 0.1\nstorage: {inmemory: {}}")
+        environ = {"DOCKER_REGISTRY_CONFIG": str(path), "REGISTRY_STORAG": "a"}
+        flavors.read_flavor(environ)
+        assert [] == unused_variables(environ)
+        (message,) = caplog.messages
+        assert "REGISTRY_STORAG (an unknown variable)" in message
+
 
 class TestTheFile:
     def test_is_the_one_that_the_environment_names(self, path):
