@@ -227,11 +227,12 @@ def _parse(text: str, mirror: Mirror) -> tuple[RepositoryName, Reference]:
         name = before
     else:
         tag = "latest"
-    repository = RepositoryName.parse(name)
     if not mirror.upstreams.is_mirrored(name):
         names = ", ".join(each.name for each in mirror.upstreams)
-        raise NameInvalid(f"The name must begin with that of an upstream: {names}.", name=name)
-    return repository, Digest.parse(digest) if at else Tag.parse(tag)
+        raise NameInvalid(
+            f"There is no such file, and the name of an image must begin with that of an upstream: {names}.", name=text
+        )
+    return RepositoryName.parse(name), Digest.parse(digest) if at else Tag.parse(tag)
 
 
 def _print(arguments: argparse.Namespace, document: object, lines: Iterator[str]) -> None:

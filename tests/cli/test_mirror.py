@@ -120,7 +120,8 @@ class TestTheMirrorCommand:
             "up/library/app:nested": "has no image for these platforms",
             "library/app:latest": "must begin with that of an upstream: up",
             "up/../app": "name is invalid",
-            "x" * 300: "name is invalid",
+            "x" * 300: "must begin with that of an upstream: up",
+            "Images.txt": "There is no such file",
             "up/library/app@sha256:1": "digest is invalid",
         }
         serve_index(upstream, "nested", [descriptor(INDEX.manifest, INDEX.media_type)])
