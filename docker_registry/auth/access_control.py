@@ -322,9 +322,11 @@ class AccessControl:
             Denied: the client is known and may not do this.
         """
         if client.grant is not None and not client.grant.covers(action, canonical(name)):
-            if not client.is_anonymous and client.grant.has_refused(action, canonical(name)):
+            was_refused = client.grant.has_refused(action, canonical(name))
+            if was_refused and not client.is_anonymous:
                 self.refuse(client, action, name)
-            raise Unauthorized("The token lacks the scope.", error="insufficient_scope")
+            sentence = None if was_refused else "The token lacks the scope."  # another token would not help
+            raise Unauthorized(sentence, error="insufficient_scope")
         if self.policy.rule(client, action, name, tag) is None:
             self.refuse(client, action, name)
 

@@ -338,7 +338,8 @@ class TestAToken:
 
     def test_of_an_anonymous_client_that_was_refused_is_challenged(self, server):
         answer = get(server, "/v2/acme/web/manifests/v1", token(server, "repository:acme/web:pull"))
-        assert 401 == answer.status_code
+        assert (401, "Authentication is required.") == (answer.status_code, answer.json()["errors"][0]["message"])
+        assert challenge(answer).endswith('scope="repository:acme/web:pull",error="insufficient_scope"')
 
     def test_is_limited_to_its_scopes_in_mounts(self, server):
         digest = digest_of(IMAGE.config)
