@@ -23,7 +23,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Final
-from urllib.parse import quote
+from urllib.parse import quote, urlsplit
 
 from botocore import exceptions
 from botocore.config import Config
@@ -214,7 +214,7 @@ def proxy_url(host: str | None, port: int | None, user: str | None, password: st
 
 @contextmanager
 def translated() -> Iterator[None]:
-    """Translate library exceptions into the registry's errors, whose messages contain no keys and no addresses."""
+    """Translate library exceptions into the registry's errors, whose sentences contain no keys and no addresses."""
     try:
         yield
     except exceptions.ClientError as error:
@@ -222,7 +222,15 @@ def translated() -> Iterator[None]:
     except _CONFIG_ERRORS as error:
         raise _config_error(error) from None
     except (exceptions.BotoCoreError, *NETWORK_ERRORS) as error:
-        raise StorageUnavailable(f"S3 cannot be reached ({type(error).__name__}).") from None
+        raise StorageUnavailable(f"S3 cannot be reached ({type(error).__name__}).", **_address_of(error)) from None
+
+
+def _address_of(error: Exception) -> dict[str, str]:
+    """Return the host and port that could not be reached, of S3 or its proxy, as a detail; empty if unknown."""
+    known = getattr(error, "kwargs", {})  # of botocore
+    url = known.get("endpoint_url") or known.get("proxy_url") or ""
+    address = urlsplit(url).netloc.rpartition("@")[2]
+    return {"address": address} if address else {}
 
 
 def code_of(error: exceptions.ClientError) -> str:

@@ -75,8 +75,11 @@ class TestAStart:
             S3Driver(**{**options, "s3_access_key": None, "s3_secret_key": None})
 
     def test_with_an_unreachable_server_is_unavailable(self, options):
-        with pytest.raises(StorageUnavailable):
-            S3Driver(**{**options, "s3_endpoint": f"http://127.0.0.1:{processes.free_port()}"})
+        address = f"127.0.0.1:{processes.free_port()}"
+        with pytest.raises(StorageUnavailable) as unreachable:
+            S3Driver(**{**options, "s3_endpoint": f"http://{address}"})
+        assert f"(address: {address})" in str(unreachable.value)
+        assert address not in unreachable.value.sentence  # which clients get
 
     def test_over_plain_http_must_be_configured(self, options):
         with pytest.raises(ConfigError, match="s3_secure"):
