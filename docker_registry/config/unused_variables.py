@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any, Final
 
 from docker_registry.config import distribution, flavors
@@ -21,22 +21,29 @@ def unused_variables(environ: Mapping[str, str]) -> list[str]:
     Raises:
         ConfigError: the configuration file cannot be read or used.
     """
-    if distribution.is_distribution(flavors.read_tree(flavors.locate(environ))):
+    tree = flavors.read_tree(flavors.locate(environ))
+    if distribution.is_distribution(tree):
         return []
     flavor = flavors.read_flavor(environ)
-    sample = set(_named(flavors.read(flavors.folder() / flavors.SAMPLE))) | distribution.SERVER | {"REGISTRY_PORT"}
-    used = set(_named(flavor.tree)) | distribution.SERVER
+    sample = flavors.read(flavors.folder() / flavors.SAMPLE)
+    known = {*_named(sample), *_named(tree), *distribution.SERVER, "REGISTRY_PORT"}
     own = {name for name in environ if name.startswith(_PREFIX) and not distribution.KUBERNETES.match(name)}
-    if "storage_path" not in flavor.tree and flavor.tree.get("storage", "file") in ("file", "local"):
+    storage = flavor.look_up(flavor.tree.get("storage")) or "file"
+    if "storage_path" not in flavor.tree and storage in ("file", "local"):
         own |= {_STORE} & set(environ)
     return [
-        f"{name} has no effect: {flavor.path} does not contain _env:{name}"
-        if name in sample
-        else f"{name} has no effect: there is no such variable"
-        + flavors.did_you_mean(name, {known: known for known in sample if known.startswith(_PREFIX)})
-        for name in sorted(own - used)
+        f"{name} has no effect: {flavor}, does not contain _env:{name}"
+        if name in known
+        else f"{name} has no effect: there is no such variable{_did_you_mean(name, known)}"
+        for name in sorted(own.difference(_named(flavor.tree), distribution.SERVER))
         if environ[name]
     ]
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    # Without the prefix, by which all are alike.
+    endings = {each.removeprefix(_PREFIX): each for each in known if each.startswith(_PREFIX)}
+    return flavors.did_you_mean(name.removeprefix(_PREFIX), endings)
 
 
 def _named(value: Any) -> Iterator[str]:

@@ -50,10 +50,17 @@ class TestAVariable:
         environ = {"REGISTRY_HOST": "::1", "STORAGE_PATH": "/srv", "REGISTRY_AUTH_RULES": "a", **others}
         assert [] == unused_variables(environ)
         assert [
-            "REGISTRY_AUTH_HTPASWD has no effect: there is no such variable; did you mean REGISTRY_AUTH_HTPASSWD?"
-        ] == (unused_variables({**environ, "REGISTRY_AUTH_HTPASWD": "b"}))
+            "REGISTRY_AUTH_HTPASWD has no effect: there is no such variable; did you mean REGISTRY_AUTH_HTPASSWD?",
+            "REGISTRY_LOG_LEVEL has no effect: there is no such variable",
+        ] == unused_variables({**environ, "REGISTRY_AUTH_HTPASWD": "b", "REGISTRY_LOG_LEVEL": "info"})
         environ |= {"REGISTRY_MY_PASSWORD": "c", "DOCKER_REGISTRY_CONFIG": str(tmp_path / "own.yml")}
         assert ["REGISTRY_AUTH_RULES", "STORAGE_PATH"] == [each.split()[0] for each in unused_variables(environ)]
+        with (tmp_path / "own.yml").open("a") as file:
+            file.write("\nother: {storage: '_env:STORE:file'}")
+        sentence = f"has no effect: {tmp_path}/own.yml, flavor other, does not contain _env:"
+        names = ("REGISTRY_AUTH_RULES", "REGISTRY_MY_PASSWORD", "STORAGE_PATH")
+        other = unused_variables({**environ, "SETTINGS_FLAVOR": "other"})
+        assert [f"{name} {sentence}{name}" for name in names] == other
 
     def test_beside_a_file_of_distribution_is_reported_once(self, path, caplog):
         path.write_text("version: 0.1\nstorage: {inmemory: {}}")
