@@ -41,7 +41,7 @@ _SUFFIXES: Final[Mapping[str, Mapping[str, int]]] = {
 }
 
 #: Values of both forms for error messages.
-_EXAMPLES: Final[Mapping[str, str]] = {"seconds": "600 or 10m", "bytes": "1048576 or 1MiB"}
+_EXAMPLES: Final[Mapping[str, str]] = {"seconds": "3600 or 1h", "bytes": "16777216 or 16MiB"}
 
 #: Texts of true and false, in lower case.
 BOOLEANS: Final = {

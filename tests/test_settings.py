@@ -69,7 +69,7 @@ class TestNumbers:
 
     @pytest.mark.parametrize("text", ["1.5", "1e3", "0x10", "1_000", "٣", "ten", "", "- 1", "9" * 5000])
     def test_other_than_whole_numbers_are_rejected(self, text):
-        assert "must be a whole number of seconds, such as 600 or 10m" == refusal(
+        assert "must be a whole number of seconds, such as 3600 or 1h" == refusal(
             Setting("ttl", int, unit="seconds"), text
         )
 
@@ -151,7 +151,7 @@ class TestAListOfSections:
             ("lacks url (in item 1)", [{}]),
             ("has no setting uri (in item 2)", [{"url": "a"}, {"uri": "b"}]),
             (
-                "is wrong in item 1: ttl must be a whole number of seconds, such as 600 or 10m",
+                "is wrong in item 1: ttl must be a whole number of seconds, such as 3600 or 1h",
                 [{"url": "a", "ttl": "s3cret"}],
             ),
         ],

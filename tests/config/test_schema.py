@@ -12,6 +12,7 @@ import pytest
 
 from docker_registry.config import flavors
 from docker_registry.config.schema import Config, load_config
+from docker_registry.drivers.s3.driver import S3Driver
 from docker_registry.errors import ConfigError
 from docker_registry.settings import flatten, settings_of
 
@@ -180,9 +181,9 @@ class TestAMistake:
                 "mirroring: [a]",
             ),
             ("standalone must be true or false", "standalone: maybe"),
-            ("upload_ttl must be a whole number of seconds, such as 600 or 10m, at least 1", "upload_ttl: 0"),
+            ("upload_ttl must be a whole number of seconds, such as 3600 or 1h, at least 1", "upload_ttl: 0"),
             (
-                "upload_ttl must be a whole number of seconds, such as 600 or 10m, at least 1, not a list",
+                "upload_ttl must be a whole number of seconds, such as 3600 or 1h, at least 1, not a list",
                 "upload_ttl: [1]",
             ),
             ("cache.port must be a whole number, at least 1", "cache: {port: redis}"),
@@ -219,6 +220,14 @@ class TestAMistake:
         sentence = refused("dev: {storage: memory, cache: {port: '_env:REDIS_PORT'}}", REDIS_PORT="s3cret")
 
         assert "cache.port (from REDIS_PORT) must be a whole number, at least 1" == sentence
+
+    def test_is_answered_with_examples_that_are_accepted(self):
+        for setting in (*settings_of(Config), *S3Driver.settings):
+            if setting.unit in ("seconds", "bytes"):
+                with pytest.raises(ValueError, match="such as") as caught:
+                    setting.convert("?")
+                one, other = re.findall(r"such as (\w+) or (\w+)", str(caught.value))[0]
+                assert setting.convert(one) == setting.convert(other)
 
     @pytest.mark.parametrize("driver", ["s3", "swift", "azureblob", "gcs", "glance"])
     def test_of_encoding_in_a_text_for_a_server_is_reported(self, refused, load, driver):
