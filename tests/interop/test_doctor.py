@@ -5,6 +5,7 @@ from __future__ import annotations
 import http.client
 import json
 import threading
+import urllib.request
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack, contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -321,6 +322,8 @@ class TestAHealthyProxy:
         url = registry.url.replace("127.0.0.1", "LOCALHOST")  # which clients send in lower case
         assert 0 == main(["doctor", url, "--json", "--silence", "0"])
         assert ["tls"] == [finding["probe"] for finding in json.loads(capsys.readouterr().out)]
+        with urllib.request.urlopen(f"{registry.url}/v2/_catalog") as catalog:
+            assert "docker-registry-doctor/probe" in json.load(catalog)["repositories"]
 
 
 @pytest.mark.slow
