@@ -142,6 +142,18 @@ class TestARobotsToken:
         assert there.verify(token) is None
         assert module.REFRESH_SECONDS * 2 <= 5
 
+    def test_of_another_robot_is_not_parsed_again_when_one_changes(self, driver):
+        clock = Clock()
+        here, there = Robots(driver, clock), Robots(driver, clock)
+        for name in ("ci", "other"):
+            here.add(name, ["acme/*:pull"], 100)
+        ci, other = there.find("robot:ci"), there.find("robot:other")
+        here.revoke("ci")
+        here.add("ci", ["acme/*:push"], 100)
+        clock.now += module.REFRESH_SECONDS
+        assert there.find("robot:other") is other
+        assert ("acme/*:pull", "acme/*:push") == (*ci.scopes, *there.find("robot:ci").scopes)
+
     def test_is_returned_if_the_store_fails_once_the_robot_was_added(self):
         class FailingDriver(MemoryDriver):
             fails = False

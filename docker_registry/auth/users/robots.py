@@ -267,7 +267,7 @@ class Robots:
             return
         robots: dict[str, Robot] = {}
         try:
-            robots = _parse(found)
+            robots = _parse(found, self._by_name)
         finally:  # a damaged file is parsed once, not every two seconds
             self._use(content, robots)
 
@@ -278,9 +278,12 @@ class Robots:
         self._read_at = self._now()
 
 
-def _parse(stored: Versioned | None) -> dict[str, Robot]:
+def _parse(stored: Versioned | None, known: Mapping[str, Robot] | None = None) -> dict[str, Robot]:
     """
     Return the robots in the file, by name.
+
+    Args:
+        known: robots of an earlier version; those that are unchanged are not parsed again.
 
     Raises:
         StorageError: the file is damaged.
@@ -288,10 +291,17 @@ def _parse(stored: Versioned | None) -> dict[str, Robot]:
     if stored is None:
         return {}
     try:
-        robots = [Robot.from_json(entry) for entry in stored_document.parse(stored.content)["robots"]]
+        robots = [_robot(entry, known or {}) for entry in stored_document.parse(stored.content)["robots"]]
     except (ValueError, KeyError, TypeError, Invalid) as error:
         raise StorageError(f"{PATH} is damaged: {type(error).__name__}") from None
     return {robot.name: robot for robot in robots}
+
+
+def _robot(entry: dict[str, Any], known: Mapping[str, Robot]) -> Robot:
+    found = known.get(entry["name"])
+    if found is not None and found.to_json() == {**entry, "scopes": tuple(entry["scopes"])}:
+        return found
+    return Robot.from_json(entry)
 
 
 def is_token(text: str) -> bool:
