@@ -10,8 +10,8 @@ from typing import Final
 
 from docker_registry.errors import Unauthorized
 
-#: A longer header is rejected without being decoded.
-MAX_HEADER_CHARACTERS: Final = 16 * 1024
+#: A longer header is rejected without being decoded. The longest token fits into it as a password, in base64 once more.
+MAX_HEADER_CHARACTERS: Final = 24 * 1024
 
 #: Sent by Homebrew, which has no credentials.
 _NO_TOKEN: Final = "QQ=="  # noqa: S105 - known to everyone
