@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from itertools import count
 
 import pytest
@@ -100,6 +101,17 @@ class World:
 
     def docker(self, user, **options):
         return Docker(self.app, user, **options)
+
+    def push_v2(self, name, image):
+        auth = ("root", f"{PASSWORD}root")
+        for content in (image.config, *image.layers):
+            url = f"/v2/{name}/blobs/uploads/?digest={digest_of(content)}"
+            assert 201 == self.app.post(url, data=content, auth=auth).status_code
+        path = f"/v2/{name}/manifests/v1"
+        assert 201 == self.app.put(path, data=image.manifest, content_type=OCI_MANIFEST, auth=auth).status_code
+
+    def get_v2(self, user, path):
+        return self.app.get(f"/v2/{path}", auth=(user, PASSWORD + user)).status_code
 
 
 class Mirrored:
@@ -208,12 +220,8 @@ class TestAnImage:
         assert [image.layer] == world.docker("alice", has_tokens=False).pull("alice/private")
 
     def test_that_derives_from_api_v2_is_pulled_by_those_who_may_pull_there_and_pushed_by_none(self, world):
-        image, auth = make_image("derived"), ("root", "pw-root")
-        for content in (image.config, *image.layers):
-            url = f"/v2/alice/modern/blobs/uploads/?digest={digest_of(content)}"
-            assert 201 == world.app.post(url, data=content, auth=auth).status_code
-        path = "/v2/alice/modern/manifests/v1"
-        assert 201 == world.app.put(path, data=image.manifest, content_type=OCI_MANIFEST, auth=auth).status_code
+        image = make_image("derived")
+        world.push_v2("alice/modern", image)
         assert len(image.layers) == len(world.docker("alice").pull("alice/modern"))
         docker = world.docker("alice")
         docker.begin("GET", "repositories/alice/modern/images")
@@ -222,6 +230,31 @@ class TestAnImage:
         assert 200 == docker.begin("PUT", "repositories/alice/modern", json.dumps([{"id": top}]))
         other = Image(top, json.dumps({"id": top}).encode(), fresh().layer, (top,))
         assert [409, 404, 404] == docker.send(other)
+
+    @pytest.mark.parametrize("way", ["tag", "parent", "intermediate", "early"])
+    def test_that_derives_from_api_v2_is_not_given_away_to_those_who_know_its_id(self, world, way):
+        image = make_image(f"secret {way}", layers=2 if way == "intermediate" else 1)
+        secret, stolen = f"alice/secret-{way}", f"bob/stolen-{way}"
+        world.push_v2(secret, image)
+        alice, bob, known = world.docker("alice"), world.docker("bob"), digest_of(image.config).removeprefix("sha256:")
+        if way == "early":  # no client of API V1 has asked for it yet
+            assert 200 == bob.begin("PUT", f"repositories/{stolen}", json.dumps([{"id": known}]))
+        assert 200 == alice.begin("PUT", f"repositories/{secret}", "[]")
+        assert {"v1": known} == alice.ask("GET", f"repositories/{secret}/tags").get_json()
+        if way == "intermediate":
+            known = alice.ask("GET", f"images/{known}/ancestry").get_json()[-1]
+            assert 200 == alice.ask("PUT", f"repositories/{secret}/tags/base", json.dumps(known)).status_code
+            assert 200 == world.get_v2("alice", f"{secret}/manifests/base")
+        forged = replace(fresh(), text=known, payload=json.dumps({"id": known}).encode(), ancestry=(known,))
+        pushed = [forged, fresh(forged)] if way == "parent" else [forged]
+        if way != "early":
+            listed = json.dumps([{"id": each.text} for each in pushed])
+            assert 200 == bob.begin("PUT", f"repositories/{stolen}", listed)
+            assert [[200] * 3] * len(pushed) == [bob.send(each) for each in pushed]
+        tag = bob.ask("PUT", f"repositories/{stolen}/tags/v1", json.dumps(pushed[-1].text))
+        assert tag.status_code == (404 if way == "early" else 200)
+        assert 404 == world.get_v2("root", f"{stolen}/manifests/v1")
+        assert {404} == {world.get_v2("bob", f"{stolen}/blobs/{digest_of(layer)}") for layer in image.layers}
 
     def test_of_a_mirrored_repository_is_pulled_by_those_who_may_pull_there(self, world):
         image, pushed = fresh(), fresh()

@@ -479,6 +479,7 @@ DOMAIN = {
         "v1.image_layout",
         "v1.images",
         "v1.layer_links",
+        "v1.sources",
     },
     "bridge.go_json": set(),
     "bridge.image_sources": {

@@ -20,6 +20,7 @@ from docker_registry.drivers.base import StorageDriver
 from docker_registry.errors import (
     DigestInvalid,
     ImageInvalid,
+    ImageUnknown,
     LayerFormatUnsupported,
     PathNotFound,
 )
@@ -37,6 +38,7 @@ from docker_registry.registry.stored_file import StoredFile
 from docker_registry.registry.v1 import image_layout
 from docker_registry.registry.v1.images import Images
 from docker_registry.registry.v1.layer_links import MEDIA_TYPES, LayerLink
+from docker_registry.registry.v1.sources import Permitted
 
 #: Media types of layers that every client of V2 can unpack.
 _READABLE: Final = frozenset({MEDIA_TYPES["gzip"], MEDIA_TYPES["tar"]})
@@ -83,10 +85,13 @@ class DerivedManifests:
 
         Args:
             principal: an existing manifest of API V2 is reused only from a repository that it may pull from, and so are
-                the layers of images that derive from API V2.
+                the layers of images that derive from API V2. All clients of *name* may pull them from then on. For an
+                image that was also pushed, they are reused only from *name* and from repositories that everyone may
+                pull from: the client that pushed it may have known nothing but the id.
 
         Raises:
-            ImageUnknown, ImageUnfinished: the image or one of its ancestors is missing or incomplete.
+            ImageUnknown, ImageUnfinished: the image or one of its ancestors is missing or incomplete, or it was pushed
+                with another layer than that of the image of API V2 with its id.
             LayerFormatUnsupported: a layer is not a tar.
             ImageInvalid: the JSON of an image is invalid, so that Docker could not read it either; or the JSON of the
                 image and its ancestors is longer than :data:`MAX_JSON_BYTES`.
@@ -94,10 +99,11 @@ class DerivedManifests:
         digest = self.find(image_id)
         if digest is not None and self._driver.has_file(layout.revision_link(name, digest)):
             return digest
-        origin = self._derived_images.manifest(image_id, name, self._access.pull_filter(principal))
+        origin = self._derived_images.manifest(image_id, name, self._permitted(name, image_id, principal))
         if origin is not None:
             self._manifests.grant(name, origin[1])
             return origin[1]
+        self._viewer(image_id, principal)  # the same conditions hold for a manifest that was derived before
         with self._locks.hold(image_id):
             digest = self.find(image_id) or self._derive(name, image_id, principal)
         self._manifests.grant(name, digest)
@@ -115,6 +121,30 @@ class DerivedManifests:
     def _folder(self, image_id: ImageId) -> str:
         return self._images.folder(image_id)
 
+    def _is_claimed(self, image_id: ImageId) -> bool:
+        """Return whether a client has pushed an image under an id that derives from API V2, which not everyone sees."""
+        is_open = self._access.pull_filter(ANONYMOUS) is None
+        return not is_open and self._derived_images.is_known(image_id) and self._images.is_pushed(image_id)
+
+    def _permitted(self, name: RepositoryName, image_id: ImageId, principal: Principal) -> Permitted | None:
+        """Return a predicate for the repositories from which a manifest is reused; None for all."""
+        permitted = self._access.pull_filter(ANONYMOUS if self._is_claimed(image_id) else principal)
+        return None if permitted is None else lambda each: each == name or permitted(each)
+
+    def _viewer(self, image_id: ImageId, principal: Principal) -> Principal:
+        """
+        Return the principal as which an image is looked up; *principal* unless the image was also pushed.
+
+        Raises:
+            ImageUnknown, ImageUnfinished: as for :meth:`get`.
+        """
+        if not self._is_claimed(image_id):
+            return principal
+        derived = self._derived_images.find(image_id)
+        if derived is not None and derived.link.diff_id != self._images.inspect_layer(image_id).diff_id:
+            raise ImageUnknown("Another image has this id.", id=str(image_id))
+        return ANONYMOUS
+
     def _derive(self, name: RepositoryName, image_id: ImageId, principal: Principal) -> Digest:
         """Create a manifest, or wait for another process that is creating it."""
         lease = f"manifest-of-{image_id}"
@@ -130,20 +160,21 @@ class DerivedManifests:
             self._leases.release(lease)
 
     def _create(self, name: RepositoryName, image_id: ImageId, lease: str, principal: Principal) -> Digest:
-        images = self._images
-        images.check(image_id, principal=principal)
+        images, viewer = self._images, self._viewer(image_id, principal)
+        images.check(image_id, principal=viewer)
         payloads, diff_ids, layers = [], [], []
         json_bytes = 0
-        for ancestor in map(ImageId.parse, reversed(images.ancestry(image_id, principal=principal))):
+        for ancestor in map(ImageId.parse, reversed(images.ancestry(image_id, principal=viewer))):
             self._leases.take(lease, _LEASE_SECONDS)
-            payloads.append(images.check(ancestor, principal=principal))
+            viewer = self._viewer(ancestor, principal)
+            payloads.append(images.check(ancestor, principal=viewer))
             json_bytes += len(payloads[-1])
             if json_bytes > MAX_JSON_BYTES:
                 raise ImageInvalid("The JSON of the image and its ancestors is too long.", max_bytes=MAX_JSON_BYTES)
-            link = images.inspect_layer(ancestor, principal=principal)
+            link = images.inspect_layer(ancestor, principal=viewer)
             if link.diff_id is None:
                 raise LayerFormatUnsupported(id=str(ancestor))
-            _, file = images.find_layer(ancestor, principal=principal)
+            _, file = images.find_layer(ancestor, principal=viewer)
             diff_ids.append(link.diff_id)
             layers.append(self._publish_layer(link, link.diff_id, file))
         try:

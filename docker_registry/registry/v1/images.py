@@ -99,10 +99,21 @@ class Images:
             _INVALID_BYTES, lambda state: _TEXT_BYTES * (5 + len(state[2]))
         )
 
-    def exists(self, image_id: ImageId) -> bool:
-        """Return whether an image was pushed, has a pending push, or derives from a V2 image."""
+    def exists(self, image_id: ImageId, *, principal: Principal | None = None) -> bool:
+        """
+        Return whether an image was pushed, has a pending push, or derives from a V2 image.
+
+        Args:
+            principal: restricts the V2 images to those that it may pull; None for all.
+        """
         if self._derived.is_known(image_id):
-            return True
+            permitted = self._permitted(principal)
+            if permitted is None or self._derived.is_permitted(image_id, permitted):
+                return True
+        return self.is_pushed(image_id)
+
+    def is_pushed(self, image_id: ImageId) -> bool:
+        """Return whether an image was pushed by API V1, or such a push is pending."""
         return self._driver.exists(image_layout.image_json(image_id)) or self._pending_pushes.exists(image_id)
 
     def get(self, image_id: ImageId, *, principal: Principal | None = ANONYMOUS) -> Image:

@@ -98,12 +98,13 @@ class ImageTagPushes:
             The previous target; None if the tag did not exist or pointed at the image already.
 
         Raises:
-            ImageUnknown: the image does not exist, or the repository is hidden.
+            ImageUnknown: the image does not exist, or only as one of API V2 that the actor may not pull; or the
+                repository is hidden.
             TagImmutable: the tag is immutable and points at another image.
             StorageUnavailable: concurrent pushes of the tag interfered too often; it may point at their target.
         """
         self._image_tags.check_mutable(name, tag, image_id)
-        if name.is_hidden or not self._images.exists(image_id):
+        if name.is_hidden or not self._images.exists(image_id, principal=actor.principal):
             raise ImageUnknown(id=str(image_id))
         self._repositories.enter(name)
         if self._memberships.is_maintained:

@@ -15,7 +15,7 @@ from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import BlobUnknown, ClientLeft, ManifestUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.access import OpenPolicy
-from docker_registry.registry.actor import Principal
+from docker_registry.registry.actor import ANONYMOUS, Principal
 from docker_registry.registry.ingest import Content
 from docker_registry.registry.layers.compression import zstd
 from docker_registry.registry.leases import Leases
@@ -42,7 +42,7 @@ from tests.registry.bridge.test_conversion import GOLDEN, IMAGE_IDS
 from tests.support import v1_trees
 from tests.support.layers import member, tar
 from tests.support.registries import Registry
-from tests.support.v1_images import chain, make, pulled
+from tests.support.v1_images import Image, chain, make, pulled, store_raw
 
 
 @pytest.fixture
@@ -84,6 +84,17 @@ class TestAManifestOfAnotherRepository:
         alice = Principal("alice")
         assert original == registry.manifests.get(shared, V1, principal=alice).descriptor.digest
         assert original == registry.tags.get(shared, V1, principal=alice)
+
+    def test_is_not_needed_for_an_image_that_was_pushed_with_the_same_layer(self, registry):
+        content = gzip.compress(tar(member("f", b"1")))
+        push_v2(registry, content)
+        image_id = registry.image_tags.get(OLD, V2)
+        store_raw(registry.driver, Image(str(image_id), registry.images.check(image_id), content, (str(image_id),)))
+        registry.driver.put_content("repositories/acme/shared/tag_v1", str(image_id).encode())
+        registry.access.policy = OnlyAliceMayPull()
+        for principal in (Principal("alice"), ANONYMOUS):
+            manifest = registry.manifests.get(RepositoryName("acme/shared"), V1, principal=principal)
+            assert [str(Digest.of(content))] == [each["digest"] for each in json.loads(manifest.payload)["layers"]]
 
     def test_is_the_base_of_an_image_for_clients_that_may_pull_from_there(self, registry):
         base = gzip.compress(tar(member("f", b"1")))
