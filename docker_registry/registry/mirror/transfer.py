@@ -38,6 +38,10 @@ logger = logging.getLogger(__name__)
 #: Attempts to receive the rest of a blob after a broken connection.
 MAX_RESUMES: Final = 3
 
+#: Pause after an attempt that brought nothing: an upstream that restarts needs a moment, and attempts at once would
+#: only make it count as failing.
+RESUME_PAUSE_SECONDS: Final = 1.0
+
 #: How long the receiver of a command sleeps after each piece.
 _SLEEP_SECONDS: Final = 0.001
 
@@ -122,6 +126,7 @@ class Transfer(ArrivingContent):
         try:
             with self._buffers.transfer():
                 for resumes in count():
+                    end_before = self._pieces.end
                     try:
                         if resumes:
                             self._resume()
@@ -131,9 +136,11 @@ class Transfer(ArrivingContent):
                         if resumes == MAX_RESUMES or not self.content.may_continue(self._validator):
                             raise
                         logger.info(
-                            "%s of %s: resumed at byte %d after: %s",
+                            "%s of %s: to be resumed at byte %d after: %s",
                             self.content, self.content.upstream.name, self._pieces.end, cause_of(error),
                         )  # fmt: skip
+                        if resumes and self._pieces.end == end_before:
+                            gevent.sleep(RESUME_PAUSE_SECONDS)
             if self.size is None:
                 self.size = self._pieces.end
             self._is_complete = True

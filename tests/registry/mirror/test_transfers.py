@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import random
 import re
+import time
 from contextlib import nullcontext
 
 import gevent
@@ -15,7 +16,7 @@ from docker_registry.drivers.file import FileDriver
 from docker_registry.errors import PathNotFound, StorageError, StorageUnavailable
 from docker_registry.registry import layout
 from docker_registry.registry.ingest import BufferPool
-from docker_registry.registry.mirror import responses, transfers
+from docker_registry.registry.mirror import responses, transfer, transfers
 from docker_registry.registry.mirror.arriving_content import NEAR_BYTES
 from docker_registry.registry.mirror.mirrored_blobs import work_of
 from docker_registry.registry.mirror.pieces import PIECE_SECONDS, Pieces, StoredPieces
@@ -67,17 +68,25 @@ OTHER_RESTS = {
 
 
 class TestABrokenTransfer:
+    @pytest.fixture(autouse=True)
+    def _short_pause(self, monkeypatch):
+        monkeypatch.setattr(transfer, "RESUME_PAUSE_SECONDS", 0.1)
+
     def test_is_continued_where_it_ended(self, mirrored, upstream):
         upstream.contents[f"{THERE}/{BLOB}"], ranges = breaking(lambda headers: part_of(LARGE, headers))
         assert LARGE == mirrored.get(BLOB).data
         assert [(None, None), (f"bytes={len(LARGE) // 2}-", ETAG["ETag"])] == ranges
 
-    def test_is_continued_by_a_later_attempt_if_one_gets_no_answer(self, mirrored, upstream):
+    def test_is_continued_by_a_later_attempt_if_the_upstream_restarts(self, mirrored, upstream):
         answers, ranges = breaking(lambda headers: part_of(LARGE, headers))
-        silent = Answer(raw=b"")  # the client asks again at once if a connection is closed
-        upstream.contents[f"{THERE}/{BLOB}"] = lambda headers: (
-            silent if 1 < len(upstream.requests) < 2 * MAX_RESUMES else answers(headers)
-        )
+        asked = []
+
+        def answer(headers):
+            asked.append(time.monotonic())
+            is_away = asked[0] < asked[-1] < asked[0] + transfer.RESUME_PAUSE_SECONDS
+            return Answer(raw=b"") if is_away else answers(headers)
+
+        upstream.contents[f"{THERE}/{BLOB}"] = answer
         assert LARGE == mirrored.get(BLOB).data
         assert 2 == len(ranges)
 
