@@ -13,6 +13,7 @@ from itertools import chain
 from typing import Any, Final
 from urllib.parse import unquote
 
+from gevent.lock import RLock
 from gunicorn.config import AccessLogFormat
 from gunicorn.glogging import Logger
 
@@ -49,6 +50,8 @@ class AccessLog(Logger):  # type: ignore[misc]
     def __init__(self, cfg: Any) -> None:
         self._entries: LineWriter | None = None
         self._diverted: list[tuple[logging.StreamHandler[Any], Any, LineWriter]] = []
+        # Each SIGUSR1 is handled in a greenlet of its own; by other workers in the signal handler, so reentrant.
+        self._reopening = RLock()
         super().__init__(cfg)
 
     def setup(self, cfg: Any) -> None:
@@ -91,20 +94,22 @@ class AccessLog(Logger):  # type: ignore[misc]
 
     def reopen_files(self) -> None:
         """Open log files again, after they were renamed; see gunicorn, which closes the streams of their handlers."""
-        is_diverted = bool(self._diverted)
-        self._end_diversion()
-        for handler in (*self.error_log.handlers, *self.access_log.handlers):
-            if isinstance(handler, logging.FileHandler):
-                _discard_unwritten(handler)
-        super().reopen_files()
-        if is_diverted:
-            self.divert()
+        with self._reopening:
+            is_diverted = bool(self._diverted)
+            self._end_diversion()
+            for handler in (*self.error_log.handlers, *self.access_log.handlers):
+                if isinstance(handler, logging.FileHandler):
+                    _discard_unwritten(handler)
+            super().reopen_files()
+            if is_diverted:
+                self.divert()
 
     def finish(self) -> None:
         """Write the remaining lines. Later messages, such as the error that ended the worker, are written at once."""
         if self._entries is not None:
             self._entries.close()
-        self._end_diversion()
+        with self._reopening:
+            self._end_diversion()
 
     def _end_diversion(self) -> None:
         for handler, stream, writer in self._diverted:

@@ -135,6 +135,25 @@ class TestAnUnwritableLog:
             wait_until(path.is_file)
             wait_until(lambda: is_refused() and "Invalid request" in path.read_text())
 
+    def test_of_errors_can_be_opened_again_while_that_is_in_progress(self, tmp_path):
+        program = """
+import sys
+
+from gunicorn.config import Config
+
+from docker_registry.server.access_log import AccessLog
+
+cfg = Config()
+cfg.set("errorlog", sys.argv[1])
+log = AccessLog(cfg)
+log.divert()
+gevent.joinall([gevent.spawn(log.reopen_files) for _ in range(2)], raise_error=True)
+log.error("later")
+log.finish()
+"""
+        under_gevent(program, str(tmp_path / "errors"))
+        assert (tmp_path / "errors").read_text().endswith("later\n")
+
 
 #: A log in a worker, and the lines that were written to it.
 LINE_WRITER = """
