@@ -93,16 +93,37 @@ class AccessLog(Logger):  # type: ignore[misc]
                 handler.stream = LineStream(writer)  # setStream would flush, which a full disk makes fail
 
     def reopen_files(self) -> None:
-        """Open log files again, after they were renamed; see gunicorn, which closes the streams of their handlers."""
+        """
+        Open log files again, after they were renamed; see gunicorn, which closes the streams of their handlers.
+
+        The files stay as they are if one cannot be opened: gunicorn would fail at each message.
+        """
         with self._reopening:
+            files = [
+                handler
+                for handler in (*self.error_log.handlers, *self.access_log.handlers)
+                if isinstance(handler, logging.FileHandler)
+            ]
+            if not all(map(self._create, files)):
+                return
             is_diverted = bool(self._diverted)
             self._end_diversion()
-            for handler in (*self.error_log.handlers, *self.access_log.handlers):
-                if isinstance(handler, logging.FileHandler):
-                    _discard_unwritten(handler)
+            for handler in files:
+                _discard_unwritten(handler)
             super().reopen_files()
             if is_diverted:
                 self.divert()
+
+    def _create(self, handler: logging.FileHandler) -> bool:
+        """Open the file of a handler; create it for the user of the workers, as gunicorn does when it starts."""
+        try:
+            handler._open().close()  # noqa: SLF001 - as gunicorn does
+        except OSError as error:
+            self.error_log.error("%s cannot be opened again: %s", handler.baseFilename, error.strerror)
+            return False
+        with suppress(OSError):  # only root may do this
+            os.chown(handler.baseFilename, self.cfg.user, self.cfg.group)
+        return True
 
     def finish(self) -> None:
         """Write the remaining lines. Later messages, such as the error that ended the worker, are written at once."""

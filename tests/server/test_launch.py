@@ -372,6 +372,26 @@ class TestAnotherUser:
                 assert "nobody" == path.owner(), path
             assert {"65534"} <= {owner_of(pid) for pid in server.worker_pids()}
 
+    def test_opens_its_log_again_or_keeps_it(self, folder):
+        log, renamed = folder / "logs/errors", folder / "renamed/errors"
+        log.parent.mkdir()
+        environment = {"GUNICORN_USER": "nobody", "GUNICORN_GROUP": "nogroup", "SEARCH_BACKEND": ""}
+        with Server(folder / "new/store", GUNICORN_ERROR_LOG_FILE=str(log), **environment) as server:
+
+            def is_logged_in(file):
+                with socket.create_connection(("127.0.0.1", server.port), 20) as connection:
+                    connection.sendall(b"NOT HTTP\r\n\r\n")
+                    assert connection.recv(100).startswith(b"HTTP/1.1 400 ")
+                return file.exists() and "Invalid request" in file.read_text()
+
+            log.rename(folder / "errors.1")
+            server.process.send_signal(signal.SIGUSR1)
+            wait_until(lambda: is_logged_in(log))
+            log.parent.rename(renamed.parent)
+            server.process.send_signal(signal.SIGUSR1)
+            wait_until(lambda: 2 == renamed.read_text().count("cannot be opened again"))  # by master and worker
+            assert is_logged_in(renamed)
+
     def test_that_does_not_exist_is_rejected(self, tmp_path):
         with pytest.raises(RuntimeError, match="docker-registry: GUNICORN_USER"):
             Server(tmp_path / "store", GUNICORN_USER="no-such-user").start()
