@@ -157,12 +157,12 @@ class Blobs:
             return False
         return True
 
-    def stat_anywhere(self, digest: Digest, *, restores: bool = True) -> Blob:
+    def stat_anywhere(self, digest: Digest, *, restores: Callable[[], bool] = lambda: True) -> Blob:
         """
         Find a blob in the store, regardless of repositories.
 
         Args:
-            restores: whether bytes that are waiting for their removal are moved back.
+            restores: returns whether bytes that are waiting for their removal are moved back.
 
         Raises:
             BlobUnknown: its bytes are not in the store.
@@ -370,12 +370,12 @@ class Blobs:
         if not store_removal.remove(self._driver, layout.layer_link(name, digest)):
             raise BlobUnknown(name=str(name), digest=str(digest))
 
-    def _find_elsewhere(self, digest: Digest, *, restores: bool = True) -> Blob:
+    def _find_elsewhere(self, digest: Digest, *, restores: Callable[[], bool] = lambda: True) -> Blob:
         """Find a blob through its alias file, or restore it if it is waiting for its removal."""
         size, path = _parse_alias(self._driver.find(layout.blob_alias(digest)) or b"")
         if path and str(self._driver.find_size(path)) == size:
             return Blob(digest, int(size), path)
-        is_back = restores and self.removed.restore(digest)
+        is_back = self.removed.restore(digest, restores)
         restored = self._driver.find_size(layout.blob_data(digest)) if is_back else None
         if restored is None:
             raise BlobUnknown(digest=str(digest))

@@ -94,10 +94,10 @@ class RemovedBlobs:
         self.add(digest)
         return store_removal.move(self._driver, layout.blob_data(digest), layout.removed_data(digest))
 
-    def restore(self, digest: Digest) -> bool:
-        """Move the bytes of a blob back; return False if none are waiting for their removal."""
+    def restore(self, digest: Digest, is_wanted: Callable[[], bool] = lambda: True) -> bool:
+        """Move the bytes of a blob back; return False if none are waiting for their removal, or none are wanted."""
         waiting = layout.removed_data(digest)
-        if self._driver.find_size(waiting) is None:
+        if self._driver.find_size(waiting) is None or not is_wanted():
             return False
         return store_removal.move(self._driver, waiting, layout.blob_data(digest))
 

@@ -66,7 +66,6 @@ _IMAGES_BYTES: Final = 16 * 1024 * 1024
 #: Estimated memory of a cached fact: digests or paths, and object headers.
 _FACT_BYTES: Final = 512
 
-
 #: A repository and its manifest that contains an image.
 _Origin = tuple[RepositoryName, Digest]
 
@@ -299,7 +298,7 @@ class DerivedImages:
 
     def stored_file(self, image_id: ImageId, image: DerivedImage) -> StoredFile | None:
         """Return the stored layer of an image, compressed or not; None when it was removed."""
-        blob = self._find_blob(image.blob)
+        blob = self._find_blob(image_id, image.blob)
         gone = partial(ImageUnknown, id=str(image_id))
         return None if blob is None else StoredFile(self._driver, blob.path, blob.size, gone)
 
@@ -325,15 +324,16 @@ class DerivedImages:
         except (PathNotFound, ValueError, KeyError, TypeError, AttributeError, DigestInvalid):
             return None
 
-    def _find_blob(self, digest: Digest) -> Blob | None:
+    def _find_blob(self, image_id: ImageId, digest: Digest) -> Blob | None:
+        links = (layout.layer_link(name, digest) for name, _ in self.origins(image_id))
         try:
-            return self._blobs.stat_anywhere(digest, restores=False)
+            return self._blobs.stat_anywhere(digest, restores=lambda: any(map(self._driver.has_file, links)))
         except BlobUnknown:  # evicted from a mirror
             return None
 
     def _is_readable(self, image_id: ImageId, image: DerivedImage, permitted: Permitted | None) -> bool:
         """Return whether the verified layer of an image is here, and a permitted repository has a link to it."""
-        if self._find_blob(image.blob) is None:
+        if self._find_blob(image_id, image.blob) is None:
             return False
         return permitted is None or any(
             not source.layers or self._driver.has_file(layout.layer_link(name, image.blob))
@@ -347,7 +347,7 @@ class DerivedImages:
             if layer and permitted is not None and not self._driver.has_file(layout.layer_link(name, layer)):
                 continue
             known = self._verified.get((image_id, layer)) if layer else None
-            if known is not None and self._find_blob(known.blob) is not None:
+            if known is not None and self._find_blob(image_id, known.blob) is not None:
                 return known
             image = self._verify(image_id, source, position)
             if image is None:
@@ -368,7 +368,7 @@ class DerivedImages:
             blob = source.layers[position]
         if self._is_refused(image_id, blob):
             return None
-        stored = self._find_blob(blob)
+        stored = self._find_blob(image_id, blob)
         if stored is None:
             return None
         try:

@@ -240,6 +240,8 @@ class TestAnImageWhoseContentWasEvicted:
         push_v2(registry, layer(1), name=self.MIRRORED)
         top = v1_image(registry, self.AS_MIRRORED, V2)
         content_of(registry, str(top))
+        registry.blobs.removed.move_away(Digest.of(layer(1)))
+        assert layer(1) == content_of(registry, str(top)), "a push has written its link while references were counted"
         registry.removal.forget(self.MIRRORED, Digest.of(layer(1)), actor=GARBAGE_COLLECTION)
         registry.blobs.removed.move_away(Digest.of(layer(1)))
         with pytest.raises(ImageUnknown):
