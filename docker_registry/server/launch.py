@@ -78,11 +78,18 @@ def is_loopback(environ: Mapping[str, str]) -> bool:
 
 
 def _is_local(address: str) -> bool:
-    host = address.rpartition(":")[0].strip("[]")
+    from gunicorn.util import parse_address
+
     try:
-        return address.startswith("unix:") or ip_address(host).is_loopback
+        parsed = parse_address(address)
+    except RuntimeError:  # gunicorn reports it
+        return False
+    if not isinstance(parsed, tuple):
+        return isinstance(parsed, str)  # the path of a Unix socket; else a descriptor
+    try:
+        return ip_address(parsed[0]).is_loopback
     except ValueError:
-        return host == "localhost"
+        return bool(parsed[0] == "localhost")
 
 
 def _may_bind_elsewhere(environ: Mapping[str, str]) -> bool:

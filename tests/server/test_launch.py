@@ -330,7 +330,9 @@ class TestTheAddress:
             launch.check_address(environment)
             assert ["unix:/run/a", "[::1]:5000"] == launch.addresses(environment)
             assert launch.is_loopback(environment)
-            assert not launch.is_loopback({**environment, "GUNICORN_OPTS": "--bind=0.0.0.0:80"})
+            bound = ["127.0.0.1", "[::1]", "tcp://localhost:80", "0.0.0.0:80", "1.1.1.1:x"]
+            local = [each for each in bound if launch.is_loopback({**environment, "GUNICORN_OPTS": f"-b {each}"})]
+            assert bound[:3] == local
             with pytest.raises(ConfigError, match="cannot be opened"):
                 launch.check_address({**environment, "GUNICORN_OPTS": "--backlog 10"})
 
