@@ -173,20 +173,25 @@ class Blobs:
 
     def are_stored(self, digests: Sequence[Digest], pace: Callable[[Iterable[int]], Iterable[int]]) -> bool:
         """
-        Return whether :meth:`stat_anywhere` finds all of several blobs.
+        Return whether :meth:`stat_anywhere` finds all of several blobs; moves bytes back only if it does.
 
         Args:
             pace: divides a long computation into time slices.
         """
-        for start in pace(range(0, len(digests), _AT_A_TIME)):
-            some = digests[start : start + _AT_A_TIME]
-            sizes = self._driver.find_sizes([layout.blob_data(digest) for digest in some])
-            try:
-                for digest, size in zip(some, sizes, strict=True):
-                    if size is None:
-                        self._find_elsewhere(digest)
-            except BlobUnknown:
-                return False
+        waiting: list[Digest] = []
+        try:
+            for start in pace(range(0, len(digests), _AT_A_TIME)):
+                some = digests[start : start + _AT_A_TIME]
+                sizes = self._driver.find_sizes([layout.blob_data(digest) for digest in some])
+                for digest in (digest for digest, size in zip(some, sizes, strict=True) if size is None):
+                    if self._driver.find_size(layout.removed_data(digest)) is None:
+                        self._find_elsewhere(digest, restores=lambda: False)
+                    else:
+                        waiting.append(digest)
+            for digest in waiting:
+                self.stat_anywhere(digest)
+        except BlobUnknown:
+            return False
         return True
 
     def file(self, blob: Blob) -> ServedFile:

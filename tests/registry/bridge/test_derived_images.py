@@ -14,7 +14,7 @@ import pytest
 from docker_registry import services
 from docker_registry.config.schema import Config
 from docker_registry.drivers.file import FileDriver
-from docker_registry.errors import ConfigError, ImageExists, ImageTagUnknown, ImageUnknown
+from docker_registry.errors import ConfigError, ImageExists, ImageTagUnknown, ImageUnknown, ManifestUnknown
 from docker_registry.registry import layout
 from docker_registry.registry.actor import GARBAGE_COLLECTION
 from docker_registry.registry.layers.compression import zstd
@@ -237,16 +237,25 @@ class TestAnImageWhoseContentWasEvicted:
         assert bytes(1024) == content_of(registry, str(top))
 
     def test_is_not_kept_from_being_removed_by_requests_for_it(self, registry):
-        push_v2(registry, layer(1), name=self.MIRRORED)
+        push_v2(registry, layer(1), layer(2), layer(1), name=self.MIRRORED)
         top = v1_image(registry, self.AS_MIRRORED, V2)
         content_of(registry, str(top))
-        registry.blobs.removed.move_away(Digest.of(layer(1)))
+        registry.driver.put_content("repositories/acme/web/tag_v1", str(top).encode())
+        other, waiting = Digest.of(layer(2)), Digest.of(layer(1))
+        registry.blobs.removed.move_away(waiting)
         assert layer(1) == content_of(registry, str(top)), "a push has written its link while references were counted"
-        registry.removal.forget(self.MIRRORED, Digest.of(layer(1)), actor=GARBAGE_COLLECTION)
-        registry.blobs.removed.move_away(Digest.of(layer(1)))
+        for each in (other, waiting):
+            registry.removal.forget(self.MIRRORED, each, actor=GARBAGE_COLLECTION)
+        registry.blobs.removed.move_away(waiting)
+        registry.driver.remove(layout.blob_data(other))
         with pytest.raises(ImageUnknown):
             registry.images.find_layer(top)
-        assert registry.driver.exists(layout.removed_data(Digest.of(layer(1))))
+        with pytest.raises(ManifestUnknown):
+            registry.manifests.get(NEW, V1)
+        assert registry.driver.exists(layout.removed_data(waiting))
+        registry.driver.put_content(layout.blob_data(other), layer(2))
+        assert registry.manifests.get(NEW, V1), "all of it is here or waiting"
+        assert layer(1) == content_of(registry, str(top))
 
     @pytest.mark.parametrize("is_whole", [True, False])
     def test_can_be_pushed_by_v1(self, registry, is_whole):
