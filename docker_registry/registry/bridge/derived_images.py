@@ -186,7 +186,7 @@ class DerivedImages:
     def _read_origin(self, path: str) -> _Origin:
         document = json.loads(self._driver.get_content(path))
         origin = RepositoryName.parse(document["repository"]), Digest.parse(document["manifest"])
-        self._origins.put(path, origin)  # a path is only ever that of one origin
+        self._origins.put(path, origin)  # a path only ever belongs to one origin
         return origin
 
     def links(self, image_id: ImageId, is_wanted: Callable[[str], bool]) -> Iterator[str]:
@@ -352,7 +352,7 @@ class DerivedImages:
             image = self._verify(image_id, source, position)
             if image is None:
                 continue
-            payload = image.payload.decode("utf-8", "surrogateescape")  # a configuration may be no UTF-8
+            payload = image.payload.decode("utf-8", "surrogateescape")  # configurations need not be UTF-8
             document = {"json": payload, "blob": str(image.blob), "layer": image.link.to_json()}
             self._driver.put_content(image_layout.derived_image(image_id), json.dumps(document).encode())
             return image

@@ -29,7 +29,7 @@ def parse_checksums(content: bytes) -> tuple[str, ...]:
         document = text
     checksums = document if isinstance(document, list) else [document]
     texts = (checksum for checksum in checksums if isinstance(checksum, str))
-    return tuple(text for text in texts if text.isascii() and text.isprintable())  # others are damaged, and no header
+    return tuple(text for text in texts if text.isascii() and text.isprintable())  # no header can carry damaged ones
 
 
 def verify(

@@ -229,9 +229,9 @@ class ImageRepositories:
     @contextmanager
     def _lists(self, name: ImageRepositoryName, payload: bytes = b"") -> Iterator[list[bytes]]:
         """
-        Yield the stored lists of a repository, with memory reserved to parse them, and the list of a client with them.
+        Yield the stored lists of a repository, while memory is reserved to parse them together with *payload*.
 
-        It is reserved before they are read, so that requests that wait for it do not hold them.
+        The memory is reserved before the lists are read, so that waiting requests do not hold them.
         """
         folders = layout.image_repository_folders(name)
         sizes = self._driver.find_sizes([image_layout.index_images(folder) for folder in folders])
