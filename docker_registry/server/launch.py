@@ -222,10 +222,8 @@ def read_options(environ: Mapping[str, str]) -> Any:
         with contextlib.redirect_stderr(messages):
             return WSGIApplication("%(prog)s [OPTIONS]", prog="docker-registry").cfg
     except SystemExit:
-        problem = (
-            messages.getvalue().strip().rpartition("\n")[2].rpartition("rror: ")[2] or "an option starts no server"
-        )
-        raise ConfigError(f"GUNICORN_OPTS: {problem}.") from None
+        problem = messages.getvalue().strip().rpartition("\n")[2].rpartition("rror: ")[2]
+        raise ConfigError(f"GUNICORN_OPTS: {problem or '--help and --version do not start the server'}.") from None
     finally:
         sys.argv = arguments
 

@@ -196,6 +196,10 @@ class TestAStart:
         with pytest.raises(ConfigError, match=option):
             launch.check_options({"GUNICORN_OPTS": f"{option} 0"}, Tls())
 
+    def test_with_an_option_that_only_prints_something_is_rejected(self):
+        with pytest.raises(ConfigError, match="--help and --version do not start the server"):
+            launch.check_options({"GUNICORN_OPTS": "--version"}, Tls())
+
     def test_by_gunicorn_itself_serves(self, tmp_path):
         port = free_port()
         command = [sys.executable, "-m", "gunicorn", "-k", "gevent", "-b", f"127.0.0.1:{port}", "-w", "1"]
