@@ -230,7 +230,7 @@ def _parse(text: str, mirror: Mirror) -> tuple[RepositoryName, Reference]:
     if not mirror.upstreams.is_mirrored(name):
         names = ", ".join(each.name for each in mirror.upstreams)
         raise NameInvalid(
-            f"There is no such file, and the name of an image must begin with that of an upstream: {names}.", name=text
+            f"This is not a file, and the name of an image must begin with that of an upstream: {names}.", name=text
         )
     return RepositoryName.parse(name), Digest.parse(digest) if at else Tag.parse(tag)
 

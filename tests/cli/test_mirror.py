@@ -121,7 +121,7 @@ class TestTheMirrorCommand:
             "library/app:latest": "must begin with that of an upstream: up",
             "up/../app": "name is invalid",
             "x" * 300: "must begin with that of an upstream: up",
-            "Images.txt": "There is no such file",
+            "Images.txt": "This is not a file",
             "up/library/app@sha256:1": "digest is invalid",
         }
         serve_index(upstream, "nested", [descriptor(INDEX.manifest, INDEX.media_type)])
