@@ -307,4 +307,6 @@ class JsonBudget:
         """
         if size_bytes <= LARGE_JSON_BYTES:
             return nullcontext()
-        return self.memory.reserve(size_bytes * _JSON_FACTOR)
+        # Documents that need more count as all that large ones may use, so that small ones do not wait for them either.
+        most = int(self.memory.limit_bytes * _LARGE_SHARE)
+        return self.memory.reserve(min(size_bytes * _JSON_FACTOR, most))

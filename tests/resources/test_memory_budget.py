@@ -10,7 +10,8 @@ import pytest
 from docker_registry import errors
 from docker_registry.errors import Overloaded
 from docker_registry.resources import memory_budget
-from docker_registry.resources.memory_budget import MemoryBudget
+from docker_registry.resources.memory_budget import JsonBudget, MemoryBudget
+from docker_registry.resources.time_slices import TimeSlices
 
 
 def taken(budget, size, **options):
@@ -86,6 +87,11 @@ class TestSmallReservations:
         large = [taken(budget, 3200) for _ in range(4)]
         assert [True, False, False, False] == [one.ready() for one in large]
         assert all(taken(budget, 100).ready() for _ in range(16))
+
+    def test_do_not_wait_for_several_documents_of_one_request(self):
+        budget = JsonBudget(TimeSlices(), 64 * 1024**2)
+        with budget.reserve_bytes(2 * 8 * 1024**2):
+            assert taken(budget.memory, 1024**2).ready()
 
     def test_are_served_first(self):
         budget = MemoryBudget(6400)
