@@ -115,7 +115,10 @@ class Backup:
         if any(map(self._driver.exists, store_paths.CONTENT)):
             return
         if any(next(self._folder.walk(folder), None) for folder in store_paths.CONTENT):
-            raise ConfigError("The store is empty, but its backup is not. Is it the right store? Nothing was changed.")
+            raise ConfigError(
+                "The store is empty, but its backup is not, so nothing was changed."
+                " If it is the right store, choose a new folder for its backup."
+            )
 
     # ------------------------------------------------------------------------------------------ repositories
 
