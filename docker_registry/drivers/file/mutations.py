@@ -23,12 +23,13 @@ from contextlib import ExitStack, suppress
 from typing import Final, NamedTuple
 
 from docker_registry.concurrency import close_now, run_in_background
+from docker_registry.drivers.file.entries import holds_files
 from docker_registry.drivers.file.journal.entries import Entry
 from docker_registry.drivers.file.journal.journal import Journal
 from docker_registry.drivers.file.reserved_folder import PathLocks, Staging, discard, mode_of, write_whole
 from docker_registry.drivers.file.root import rename_unwritten
 from docker_registry.drivers.file.sync import Disk
-from docker_registry.drivers.file.tree import Tree, holds_files, version_of
+from docker_registry.drivers.file.tree import Tree, version_of
 from docker_registry.drivers.paths import folders_above
 from docker_registry.errors import PathNotFound, PreconditionFailed
 

@@ -23,16 +23,8 @@ from typing import Final
 
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now
-from docker_registry.drivers.file import linux
-from docker_registry.drivers.paths import folders_above
-from docker_registry.errors import (
-    LinkBroken,
-    PathInvalid,
-    PathNotFound,
-    StorageError,
-    StorageFull,
-    StorageUnavailable,
-)
+from docker_registry.drivers.file import links, linux
+from docker_registry.errors import PathInvalid, PathNotFound, StorageError, StorageFull, StorageUnavailable
 
 #: Called with the descriptor of a changed folder.
 Sync = Callable[[int], None]
@@ -117,15 +109,10 @@ class Root:
         try:
             fd = os.open(location, flags | DO_NOT_BLOCK)
         except FileNotFoundError:
-            for folder in folders_above(f"{path}/"):
-                if os.path.islink(self.locate(folder)) and not os.path.exists(self.locate(folder)):
-                    message = "A symbolic link leads to nothing, such as an unmounted disk."
-                    raise LinkBroken(message, path=folder) from None
+            links.check_missing(path, self.locate)
             raise
         try:
-            real = os.readlink(f"/proc/self/fd/{fd}")
-            if real != self.root and not real.startswith(f"{self.root}/"):
-                raise LinkBroken("A symbolic link leads out of the store.", path=path)
+            links.check_inside(fd, path, self.root)
         except BaseException:
             close_now(fd)
             raise

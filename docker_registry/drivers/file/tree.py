@@ -12,7 +12,6 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-import re
 import stat
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
@@ -22,6 +21,8 @@ from typing import BinaryIO, Final
 from docker_registry import dependencies
 from docker_registry.concurrency import close_now, run_in_thread
 from docker_registry.drivers.base import NO_FOLDER, Stat, StorageDriver, Versioned
+from docker_registry.drivers.file import links
+from docker_registry.drivers.file.entries import are_files, is_ours
 from docker_registry.drivers.file.large_files import KEPT_BYTES, EvictedFile, read_blocks
 from docker_registry.drivers.file.root import (
     DO_NOT_BLOCK,
@@ -34,10 +35,7 @@ from docker_registry.drivers.file.root import (
     translated,
 )
 from docker_registry.drivers.paths import check_path
-from docker_registry.errors import LinkBroken, PathInvalid, PathNotFound, PreconditionFailed
-
-#: The name that an NFS client gives to a removed file that is still open ("silly rename").
-_SILLY_RENAMED: Final = re.compile(r"\.nfs[0-9a-f]{16,}")
+from docker_registry.errors import LinkBroken, PathNotFound, PreconditionFailed
 
 #: A folder that file systems create in their root; often only the user root can read it.
 _LOST_AND_FOUND: Final = "lost+found"
@@ -143,12 +141,12 @@ class Tree(Root):
             if RESERVED not in names:
                 raise gone(path)
             names = [name for name in names if name not in (RESERVED, _LOST_AND_FOUND)]
-        return filter(_is_ours, names)  # filtered lazily, because a folder may have very many entries
+        return filter(is_ours, names)  # filtered lazily, because a folder may have very many entries
 
     def holds_files(self, path: str) -> bool:
         """Return whether a folder contains a file at any depth."""
         dependencies.make_uncacheable()
-        search = _are_files(self.locate(path))
+        search = are_files(self.locate(path))
         if any(islice(search, _FEW_ENTRIES)):
             return True
         found = next(search, None)
@@ -304,11 +302,7 @@ class FileReader(StorageDriver):
             return
         progress = _Progress()
         yield from self._walk(path, {(found.st_dev, found.st_ino)}, progress)
-        if progress.broken:
-            first, *others = progress.broken
-            raise LinkBroken(
-                first.sentence, path=first.paths[0], others=[path for each in others for path in each.paths]
-            )
+        links.raise_all(progress.broken)
 
     def is_shared(self, path: str) -> bool:
         """See :class:`StorageDriver`."""
@@ -368,35 +362,6 @@ class _Progress:
 
 
 # ----------------------------------------------------------------------------------- entries of folders, and files
-
-
-def _is_ours(name: str) -> bool:
-    """Return whether a file name can be a component of a path and is not one that NFS uses internally."""
-    if _SILLY_RENAMED.fullmatch(name):
-        return False
-    try:
-        check_path(name)
-    except PathInvalid:
-        return False
-    return True
-
-
-def holds_files(folder: str) -> bool:
-    """Return whether a folder contains a file at any depth."""
-    return any(_are_files(folder))
-
-
-def _are_files(folder: str) -> Iterator[bool]:
-    """Yield for each entry at any depth whether it is a file."""
-    try:
-        with os.scandir(folder) as entries:
-            for entry in entries:
-                is_file = not entry.is_dir(follow_symlinks=False)
-                yield is_file and _is_ours(entry.name)
-                if not is_file and _is_ours(entry.name):
-                    yield from _are_files(entry.path)
-    except FileNotFoundError:  # removed meanwhile; the other entries still count
-        return
 
 
 def version_of(folder: int, name: str) -> str:
