@@ -80,10 +80,7 @@ def is_loopback(environ: Mapping[str, str]) -> bool:
 def _is_local(address: str) -> bool:
     from gunicorn.util import parse_address
 
-    try:
-        parsed = parse_address(address)
-    except RuntimeError:  # gunicorn reports it
-        return False
+    parsed = parse_address(address)
     if not isinstance(parsed, tuple):
         return isinstance(parsed, str)  # the path of a Unix socket; else a descriptor
     try:
@@ -168,6 +165,7 @@ def check_options(environ: Mapping[str, str], tls: TlsSettings) -> None:
     for name, value in (("workers", options.workers), ("worker-connections", options.worker_connections)):
         if value < 1:
             raise ConfigError(f"GUNICORN_OPTS: --{name} must be at least 1.")
+    _check_ports(options)
     if tls.certificate is not None and options.is_ssl:
         raise ConfigError("Set either tls.certificate or --certfile in GUNICORN_OPTS, not both.")
     if tls.certificate is not None:
@@ -178,6 +176,15 @@ def check_options(environ: Mapping[str, str], tls: TlsSettings) -> None:
             ssl_context(options)
         except (OSError, ValueError, TypeError) as error:  # TypeError: there is a key and no certificate
             raise ConfigError(f"GUNICORN_OPTS: the files of --certfile and --keyfile cannot be used: {error}") from None
+
+
+def _check_ports(options: Any) -> None:
+    try:
+        ports = [each[1] for each in options.address if isinstance(each, tuple)]
+    except RuntimeError as error:  # such as a port that is not a number
+        raise ConfigError(f"GUNICORN_OPTS: {error}") from None
+    if any(port > 65535 for port in ports):
+        raise ConfigError("GUNICORN_OPTS: a port must be at most 65535.")
 
 
 def check_log_files(environ: Mapping[str, str]) -> None:

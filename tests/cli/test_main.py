@@ -185,6 +185,8 @@ class TestTheEnvironment:
             ("GUNICORN_OPTS", "'"),
             ("GUNICORN_OPTS", "--wrokers 3"),
             ("GUNICORN_OPTS", "--workers many"),
+            ("GUNICORN_OPTS", "--bind 127.0.0.1:many"),
+            ("GUNICORN_OPTS", "--bind 127.0.0.1:65536"),
             ("GUNICORN_USER", "no-such-user"),
             ("GUNICORN_ACCESS_LOG_FILE", "/nowhere/access.log"),
             ("GUNICORN_ERROR_LOG_FILE", "/"),

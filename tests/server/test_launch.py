@@ -334,7 +334,7 @@ class TestTheAddress:
             launch.check_address(environment)
             assert ["unix:/run/a", "[::1]:5000"] == launch.addresses(environment)
             assert launch.is_loopback(environment)
-            bound = ["127.0.0.1", "[::1]", "tcp://localhost:80", "0.0.0.0:80", "1.1.1.1:x"]
+            bound = ["127.0.0.1", "[::1]", "tcp://localhost:80", "0.0.0.0:80"]
             local = [each for each in bound if launch.is_loopback({**environment, "GUNICORN_OPTS": f"-b {each}"})]
             assert bound[:3] == local
             with pytest.raises(ConfigError, match="cannot be opened"):
