@@ -156,6 +156,10 @@ class TestARepeatedExchange:
         assert 3 == len(lines_of(written))
         audit.close()
         assert 3 == (tmp_path / "audit.log").read_text().count('"event":"login"')
+        (tmp_path / "audit.log").rename(tmp_path / "audit.log.1")
+        observe()
+        audit.close()
+        assert 1 == (tmp_path / "audit.log").read_text().count('"event":"login"')
 
     @pytest.mark.parametrize("header", ["X-Forwarded-For: 192.0.2.7", "Forwarded: for=192.0.2.7"])
     def test_names_the_client_behind_a_proxy(self, repeated, written, header):
