@@ -14,7 +14,6 @@ digest. The manifests in such an index are listed too if the repository has them
 from __future__ import annotations
 
 import json
-import time
 from bisect import bisect_right
 from collections.abc import Collection, Iterator, Sequence
 from contextlib import suppress
@@ -41,6 +40,7 @@ from docker_registry.registry.manifest_payload import Payload
 from docker_registry.registry.manifests import ManifestTypes
 from docker_registry.registry.names import ALGORITHMS, Descriptor, Digest, RepositoryName, Tag
 from docker_registry.registry.referrer_pages import MAX_PAGE_BYTES, Page, PageBuilder
+from docker_registry.registry.referrer_removal import ReferrerRemoval
 from docker_registry.registry.sources import ReferrerSource
 from docker_registry.registry.tags import Tags
 from docker_registry.resources.memory_budget import LARGE_JSON_BYTES, JsonBudget
@@ -64,9 +64,6 @@ _DIGEST_BYTES: Final = 130
 #: Replaces ``mediaType`` in the descriptor of a payload without one: the type inferred from its fields. The effective
 #: type depends on the last push and is stored only by :class:`ManifestTypes`.
 _INFERRED: Final = "toldMediaType"
-
-#: More than a push takes between its descriptor and its link.
-_YOUNG_SECONDS: Final = 300
 
 _TAG_ALGORITHM_CHARACTERS = 32
 _TAG_HEX_CHARACTERS = 64
@@ -103,6 +100,7 @@ class Referrers:
         self._listings = listings
         self._json_budget = json_budget
         self._sources = sources
+        self._removal = ReferrerRemoval(driver)
         self._children: BoundedCache[Digest, tuple[str, ...]] = BoundedCache(
             _CHILDREN_BYTES, content_bytes=lambda children: _DIGEST_BYTES * len(children)
         )
@@ -114,20 +112,11 @@ class Referrers:
         self._driver.put_content(path, _dump(_entry(descriptor, document)))
 
     def delete(self, name: RepositoryName, digest: Digest, payload: bytes) -> None:
-        """
-        Remove the descriptor of a deleted manifest, unless the manifest is pushed again concurrently.
-
-        On stores where pushes do not look for it (:meth:`needs`), a young one may be that of a push that has not
-        written its link yet. It stays: without the link it is ignored.
-        """
+        """Remove the descriptor of a deleted manifest, unless the manifest is pushed again concurrently."""
         document = self._read(payload)
-        if document is None or document.subject is None:
-            return
-        path, link = layout.referrer(name, document.subject.digest, digest), layout.revision_link(name, digest)
-        with suppress(PathNotFound):
-            if self._driver.capabilities.pages and self._driver.stat(path).modified > time.time() - _YOUNG_SECONDS:
-                return
-        store_removal.take_while(self._driver, path, lambda: not self._driver.has_file(link))
+        if document is not None and document.subject is not None:
+            path = layout.referrer(name, document.subject.digest, digest)
+            self._removal.remove_descriptor(path, layout.revision_link(name, digest))
 
     def needs(self, name: RepositoryName, subject: Digest, digest: Digest) -> bool:
         """Return whether the descriptor of a linked manifest is missing or marked; False where looking is a request."""

@@ -192,10 +192,12 @@ DOMAIN = {
         "manifests",
         "names",
         "referrer_pages",
+        "referrer_removal",
         "sources",
         "store_removal",
         "tags",
     },
+    "referrer_removal": {"store_removal"},
     "reclamation": {"deferred_failures", "layout", "names", "references", "store_removal", "stored_document"},
     "references": {"bounded_cache", "layout", "names", "repositories"},
     "removal": {

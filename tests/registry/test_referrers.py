@@ -1,7 +1,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections import Counter
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -92,6 +94,21 @@ class TestAReferrer:
         registry.removal.delete_manifest(NAME, pushed.descriptor.digest)
         assert () == registry.referrers.list(NAME, SUBJECT)
         assert [] == list(driver.walk(layout.referrers(NAME, SUBJECT)))
+
+    def test_is_removed_from_a_paged_store_by_later_deletions(self, registry, driver, monkeypatch):
+        driver.capabilities = replace(driver.capabilities, pages=True)
+        clock = SimpleNamespace(time=time.time, monotonic=time.monotonic)
+        monkeypatch.setattr("docker_registry.registry.referrer_removal.time", clock)
+
+        def stored_after_deletion(number):
+            registry.removal.delete_manifest(NAME, push(registry, annotations={"number": number}).descriptor.digest)
+            return len(list(driver.walk(layout.referrers(NAME, SUBJECT))))
+
+        assert [1, 2, 3] == [stored_after_deletion(number) for number in "123"]
+        kept = push(registry, annotations={"number": "1"}).descriptor.digest
+        clock.monotonic = lambda: time.monotonic() + 300
+        assert [3, 3] == [stored_after_deletion(number) for number in "45"], "those two, and the one that was kept"
+        assert [str(kept)] == [entry["digest"] for entry in registry.referrers.list(NAME, SUBJECT)]
 
     def test_is_not_listed_before_it_is_pushed(self, registry, driver):
         pushed = push(registry)
