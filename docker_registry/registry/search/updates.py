@@ -9,6 +9,7 @@ from typing import Final
 
 from blinker import ANY
 
+from docker_registry.concurrency import deadline
 from docker_registry.errors import StorageUnavailable
 from docker_registry.registry import events
 from docker_registry.registry.names import RepositoryName
@@ -117,9 +118,18 @@ class SearchUpdates:
         return self._thread is None
 
     def finish(self, timeout_seconds: float = 2.0) -> None:
-        """Write all queued updates before the process ends; those that take longer are noted as missed."""
+        """
+        Write all queued updates before the process ends; those that take longer are noted as missed.
+
+        Args:
+            timeout_seconds: time limit for the updates; in a worker also for the note, as the store may not respond.
+        """
         if self._thread is not None and (self._failing or not self.flush(timeout_seconds)):
-            self.missed.note()
+            try:
+                with deadline(timeout_seconds):
+                    self.missed.note()
+            except TimeoutError:
+                logger.warning("the search index may lack changes, and the store could not record that in time")
 
     def _on_event(self, _sender: object, *, name: RepositoryName, **_: object) -> None:
         self.queue(str(name))

@@ -17,6 +17,7 @@ from docker_registry.registry.search.index import Entry, SearchIndex
 from docker_registry.registry.search.missed_updates import MissedUpdates
 from docker_registry.registry.search.updates import SearchUpdates
 from tests.registry.conftest import NAME, OTHER
+from tests.support.gevent_program import under_gevent
 from tests.support.timing import wait_until
 
 
@@ -187,6 +188,25 @@ class TestAnUnreachableIndex:
         assert 1 == len(updates.missed.all())
         slow.errors.clear()
         assert updates.flush()
+
+    def test_does_not_delay_the_end_of_a_worker_if_the_store_does_not_respond_either(self):
+        program = """
+from docker_registry.drivers.memory import MemoryDriver
+from docker_registry.registry.search.index import NullIndex
+from docker_registry.registry.search.missed_updates import MissedUpdates
+from docker_registry.registry.search.updates import SearchUpdates
+
+class Store(MemoryDriver):
+    def has_file(self, path):
+        gevent.sleep(50)
+
+updates = SearchUpdates(NullIndex(), lambda name: gevent.sleep(50), MissedUpdates(Store(), "index"))
+updates.queue("acme/web")
+with gevent.Timeout(10):
+    updates.finish(0.05)
+print("ended")
+"""
+        assert ["ended"] == under_gevent(program, errors=True)
 
     def test_is_noted_later_if_the_store_is_unreachable_too(self, slow, store, driver, monkeypatch, caplog):
         def fail(_):
