@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from docker_registry.errors import StorageError, StorageUnavailable
+from docker_registry.errors import LinkBroken, StorageError, StorageUnavailable
 
 
 class DeferredFailures:
@@ -35,12 +35,14 @@ class DeferredFailures:
         except StorageUnavailable:
             raise
         except StorageError as error:
-            self._last = error
+            if self._last is None or not isinstance(error, LinkBroken):
+                self._last = error
 
     def raise_last(self) -> None:
         """
         Raises:
-            StorageError: a step failed; the error is that of the last one.
+            LinkBroken: steps failed, all of them because of broken symbolic links.
+            StorageError: a step failed; the error is that of the last one that failed for another reason.
         """
         if self._last is not None:
             raise self._last

@@ -11,13 +11,14 @@ Repositories of sources (:mod:`docker_registry.registry.sources`) are included, 
 
 from __future__ import annotations
 
+import logging
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import suppress
 from typing import Final
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import NameInvalid, NameUnknown, PathNotFound
+from docker_registry.errors import LinkBroken, NameInvalid, NameUnknown, PathNotFound
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.access import Access
 from docker_registry.registry.actor import ANONYMOUS, Principal
@@ -25,6 +26,8 @@ from docker_registry.registry.deferred_failures import DeferredFailures
 from docker_registry.registry.listing_cache import ListingCache, Page, cut, with_prefixes
 from docker_registry.registry.names import RepositoryName
 from docker_registry.registry.sources import RepositorySource
+
+logger = logging.getLogger(__name__)
 
 #: Minimum age of a catalog entry that may be removed: a younger one may precede a first link that is being written.
 _YOUNG_SECONDS: Final = 3600
@@ -150,7 +153,7 @@ class Repositories:
         """
         self._catalog_is_complete = self._catalog_is_complete or self._driver.exists(layout.CATALOG_COMPLETE)
         if not self._catalog_is_complete:
-            self.adopt()
+            self._complete_catalog()
         names = self._catalog.names()
         prefixes = None if with_hidden else self._access.policy.pull_prefixes(principal)
         if prefixes is not None:
@@ -163,9 +166,20 @@ class Repositories:
             if not with_hidden and not self._access.may_pull(principal, repository):
                 return False
             # On object stores each check would be a request, so a catalog entry is trusted; adopt() removes stale ones.
-            return self._driver.capabilities.pages or self.exists(repository)
+            try:
+                return self._driver.capabilities.pages or self.exists(repository)
+            except LinkBroken:  # it is out of reach, not deleted
+                return True
 
         return cut(names, count, last, is_listed, self._catalog.pace)
+
+    def _complete_catalog(self) -> None:
+        """Add repositories to the catalog, except those behind broken links, which cannot be served."""
+        try:
+            self.adopt()
+        except LinkBroken as error:  # housekeeping tries again
+            logger.warning("the catalog lacks repositories behind a broken link: %s", error)
+            self._catalog_is_complete = True
 
     def enter(self, name: RepositoryName) -> None:
         """Add a repository to the catalog; call this before writing the first link or manifest in it."""

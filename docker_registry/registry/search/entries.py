@@ -26,7 +26,12 @@ class ImageRepositories(Protocol):
         ...
 
     def names(self) -> Iterator[ImageRepositoryName]:
-        """Yield all repositories."""
+        """
+        Yield all repositories.
+
+        Raises:
+            LinkBroken: a namespace is a broken symbolic link; raised after all other repositories were yielded.
+        """
         ...
 
 
@@ -92,6 +97,8 @@ class SearchEntries:
             return self._image_repositories.exists(ImageRepositoryName.parse(name))
         except NameInvalid:
             return False
+        except LinkBroken:  # the list of repositories has its name
+            return True
 
     def _is_known_to_v1(self, name: str) -> bool:
         """Return whether the repository is indexed under its V1 name ``library/<name>`` instead."""

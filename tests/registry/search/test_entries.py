@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import shutil
+
 import pytest
 
+from docker_registry.drivers.file import FileDriver
+from docker_registry.registry import layout
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName
 from docker_registry.registry.search.index import Entry
+from tests.support.registries import Registry
 
 
 def image_repository(registry, text, *, private=False):
@@ -46,6 +51,20 @@ class TestARepository:
         image_repository(registry, "foo")
         assert None is registry.search_entries.look_up("foo")
         assert [Entry("library/foo")] == list(registry.search_entries.all())
+
+    def test_is_listed_although_links_in_the_store_are_broken(self, tmp_path, caplog):
+        registry, moved = Registry(FileDriver(tmp_path)), RepositoryName("acme/moved")
+        image_repository(registry, "acme/web")
+        for text in ("acme/db", "acme/moved"):
+            repository(registry, text)
+            registry.repositories.enter(RepositoryName(text))
+        shutil.rmtree(tmp_path / layout.repository(moved))
+        for path in ("repositories/acme/db", "repositories/lost", layout.repository(moved)):
+            (tmp_path / path).symlink_to("nothing")
+        names = ["acme/db", "acme/moved", "acme/web"]
+        assert names == sorted(entry.name for entry in registry.search_entries.all())
+        assert names == list(registry.repositories.page(10).names)
+        assert "the search index lacks repositories" in caplog.text
 
     def test_that_is_private_is_marked(self, registry):
         image_repository(registry, "acme/secret", private=True)
