@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 from docker_registry.drivers.base import StorageDriver
-from docker_registry.errors import ManifestUnknown, PreconditionFailed, TagChanged
+from docker_registry.errors import LinkBroken, ManifestUnknown, PreconditionFailed, TagChanged
 from docker_registry.registry import events
 from docker_registry.registry.actor import ANONYMOUS, ANONYMOUS_DELETE, ANONYMOUS_PUSH, Actor, Principal
 from docker_registry.registry.immutability import ImmutableTags
@@ -223,4 +223,7 @@ class Tags:
         """Return whether a listed tag exists; drivers that walk by pages list links, which need no check."""
         if self._driver.capabilities.pages:
             return True
-        return self.links.exists(name, Tag(tag)) or self.sources.exists(name, Tag(tag))
+        try:
+            return self.links.exists(name, Tag(tag)) or self.sources.exists(name, Tag(tag))
+        except LinkBroken:  # it is out of reach, not deleted
+            return True

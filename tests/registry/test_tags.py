@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+import shutil
 from dataclasses import replace
 
 import pytest
 
+from docker_registry.drivers.file import FileDriver
 from docker_registry.drivers.memory import MemoryDriver
-from docker_registry.errors import ConditionUnsupported, ManifestUnknown, TagChanged, TagImmutable
+from docker_registry.errors import ConditionUnsupported, LinkBroken, ManifestUnknown, TagChanged, TagImmutable
 from docker_registry.registry import layout, store_removal
 from docker_registry.registry.names import Digest, ImageRepositoryName, RepositoryName, Tag
 from tests.registry.bridge.both import push_v1
@@ -140,6 +142,18 @@ class TestAnAbandonedReservation:
         assert ("latest",) == registry.tags.page(NAME, 10).names
         with pytest.raises(ManifestUnknown):
             registry.tags.get(NAME, Tag("reserved"))
+
+
+class TestATagBehindABrokenLink:
+    def test_is_listed_with_the_others(self, tmp_path):
+        registry = Registry(FileDriver(tmp_path))
+        for tag in (LATEST, Tag("lost")):
+            registry.tags.put(NAME, tag, ONE)
+        shutil.rmtree(tmp_path / layout.tags(NAME) / "lost")
+        (tmp_path / layout.tags(NAME) / "lost").symlink_to("nothing")
+        assert ("latest", "lost") == registry.tags.page(NAME, 10).names
+        with pytest.raises(LinkBroken):
+            registry.tags.get(NAME, Tag("lost"))
 
 
 class TestAListOnAPagedStore:
