@@ -388,11 +388,16 @@ NOT_REPEATED = [
 class TestARepeatedRequest:
     @pytest.mark.parametrize("requested", REPEATED, ids=lambda requested: requested.partition(b" HTTP")[0].decode())
     def test_is_answered_again_without_the_application(self, connection, asked, slow, requested):
-        first = connection.ask(requested)
-        assert first == connection.ask(requested)  # a list is remembered once it was read
-        made = asked()
-        assert [first] * 5 == [connection.ask(requested) for _ in range(5)]
-        assert made == asked() <= 2
+        for _ in range(2):  # the second time if a file changed a moment before, such as by a checkpoint of the journal
+            began = asked()
+            first = connection.ask(requested)
+            assert first == connection.ask(requested)  # a list is remembered once it was read
+            made = asked()
+            assert [first] * 5 == [connection.ask(requested) for _ in range(5)]
+            if made == asked():
+                break
+            time.sleep(SETTLED_SECONDS)
+        assert made == asked() <= began + 2
         with Connection(slow) as other:
             assert first == other.ask(requested)
 
