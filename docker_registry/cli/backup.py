@@ -41,7 +41,7 @@ def run(arguments: argparse.Namespace) -> int:
 
 
 def _is_within(inner: Path, outer: Path) -> bool:
-    """Return whether *inner* is *outer* or below it, whatever symbolic links lead there."""
+    """Return whether *inner* is *outer* or below it, with symbolic links resolved."""
     resolved = inner.resolve()
     identity = _identity(outer)
     return identity is not None and any(_identity(each) == identity for each in (resolved, *resolved.parents))

@@ -10,7 +10,7 @@ Bytes received beyond the end of the body belong to the next request on the conn
 
 Bodies are accepted and rejected as by gunicorn, except for three limits: a chunk size has at most 16 digits, a line at
 most 8190 bytes (gunicorn limits only lines whose end has not arrived), and the trailer section at most 32 KiB. Trailer
-fields must be well formed and are dropped, whatever their names; gunicorn rejects some names because it passes them on.
+fields must be well formed and are dropped. Any name is accepted: gunicorn rejects some because it passes the fields on.
 """
 
 from __future__ import annotations

@@ -75,7 +75,7 @@ class ResponseWriter(Response):  # type: ignore[misc]
 
     @property
     def is_short(self) -> bool:
-        """Whether less than Content-Length was sent, so that the client takes whatever follows for the body."""
+        """Whether less than Content-Length was sent, so that the client would take the next response for the body."""
         if self._omits_body or self.response_length is None:
             return False
         return bool(self.sent + self.sock.file_bytes < self.response_length)
