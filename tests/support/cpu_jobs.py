@@ -53,7 +53,7 @@ def pid(arguments, parts):
 
 
 def falter(arguments, parts):
-    """Let the process pause for some times in the next job, as on a busy machine."""
+    """Make the process pause several times during its next job, as on a busy machine."""
     pauses = arguments["pauses"]
 
     def pause(*_):

@@ -41,7 +41,7 @@ def copy(name, target):
 
 
 def put(name, driver):
-    """Write a tree to a store, whatever its driver."""
+    """Write a tree to a store of any driver."""
     for path in sorted((FIXTURES / name).rglob("*")):
         if path.is_file():
             driver.put_content(str(path.relative_to(FIXTURES / name)), path.read_bytes())

@@ -307,7 +307,8 @@ def _make_folders(tree: Tree, stagings: Sequence[Staging], others: Sequence[str]
             os.makedirs(folder, exist_ok=True)
             if not os.access(folder, os.R_OK | os.W_OK | os.X_OK):
                 is_read_only = os.statvfs(folder).f_flag & os.ST_RDONLY
-                raise OSError(reason := errno.EROFS if is_read_only else errno.EACCES, os.strerror(reason), folder)
+                reason = errno.EROFS if is_read_only else errno.EACCES
+                raise OSError(reason, os.strerror(reason), folder)
     except OSError as error:
         problem = f"storage_path: {error.filename or tree.root} cannot be used: {error.strerror}"
         if error.errno == errno.EACCES:

@@ -114,7 +114,7 @@ class ArrivingContent(ABC):
 
     @property
     def _is_continued(self) -> bool:
-        """Whether this process serves the rest of an abandoned transfer; it does not while it is stopping."""
+        """Whether this process continues to serve an abandoned transfer; False while the process is stopping."""
         return self.is_abandoned and self.error is None
 
     @property

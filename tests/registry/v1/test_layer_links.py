@@ -1,4 +1,4 @@
-"""What is found out about a layer, and how it is stored."""
+"""The description of an inspected layer, and its stored form."""
 
 from __future__ import annotations
 
